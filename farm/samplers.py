@@ -1,0 +1,324 @@
+"""The sampling algorithms and noise schedules by name: one table, no code that samples.
+
+A *sampler* is the diffusion algorithm (`euler`, `dpmpp_2m`, ...), named as in k-diffusion; a
+*sigma schedule* is where it puts its noise levels (`karras`, ...), a separate axis. The table says
+what each is called elsewhere (A1111's names are accepted everywhere), which diffusers scheduler
+class and options compute it, and, where diffusers has no such algorithm, why the farm refuses
+instead of substituting another.
+
+Sources: the sampler and schedule tables of AUTOMATIC1111/stable-diffusion-webui
+(`modules/sd_samplers_kdiffusion.py`, `modules/sd_schedulers.py`), the k-diffusion correspondence in
+diffusers' `docs/source/en/api/schedulers/overview.md`, and the signatures of the pinned diffusers,
+against which a test checks every row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Literal, TypeAlias
+
+from farm.errors import suggest
+
+DEFAULT = "default"
+"""The sampler or schedule that a model ships with."""
+
+Option: TypeAlias = "str | int | float | bool"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SigmaSchedule:
+    """Where a sampler puts its noise levels, and how diffusers is asked for it."""
+
+    name: str
+    label: str
+    """A1111's `Schedule type`."""
+    aliases: tuple[str, ...] = ()
+    options: Mapping[str, Option] = field(default_factory=dict)
+    doc: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampler:
+    """One sampling algorithm."""
+
+    name: str
+    label: str
+    """A1111's name, or the paper's where A1111 has none."""
+    doc: str
+    scheduler: str | None = None
+    """diffusers scheduler class; None where diffusers has no such algorithm."""
+    options: Mapping[str, Option] = field(default_factory=dict)
+    aliases: tuple[str, ...] = ()
+    schedules: tuple[str, ...] = (DEFAULT,)
+    """Sigma schedules that the diffusers class can do."""
+    automatic: str = "normal"
+    """The schedule that A1111 means by `Automatic`."""
+    evaluations: Literal["n", "2n-1"] = "n"
+    """Network evaluations of n steps."""
+    takes_eta: bool = False
+    one_noise_per_batch: bool = False
+    """diffusers draws this sampler's noise from one source for the whole batch, so images are
+    rendered one at a time to keep each a function of its own seed."""
+    family: Literal["diffusion", "flow"] = "diffusion"
+    """Which models it samples: epsilon- and v-prediction, or flow matching."""
+    requires: str | None = None
+    """A library that diffusers needs for it."""
+    refusal: str | None = None
+    """Why backend `diffusers` does not offer it."""
+
+    def count_evaluations(self, steps: int) -> int:
+        """Return how often `steps` steps evaluate the network, for one row without guidance."""
+        return steps if self.evaluations == "n" else 2 * steps - 1
+
+
+_SPACED = (DEFAULT, "normal", "sgm_uniform", "simple", "ddim_uniform")
+_SIGMAS = (*_SPACED, "karras", "exponential", "beta")
+_SINGLESTEP = (DEFAULT, "karras", "exponential", "beta")
+
+_SCHEDULES = (
+    SigmaSchedule(
+        name=DEFAULT, label="Automatic", aliases=("automatic",),
+        doc="As the model's own scheduler configuration says.",
+    ),
+    SigmaSchedule(
+        name="normal", label="Uniform", aliases=("uniform",),
+        options={"timestep_spacing": "linspace", "steps_offset": 0},
+        doc="Evenly spaced timesteps from the last to the first.",
+    ),
+    SigmaSchedule(
+        name="karras", label="Karras",
+        options={"timestep_spacing": "linspace", "steps_offset": 0, "use_karras_sigmas": True},
+        doc="Equation 5 of arXiv:2206.00364 with rho = 7.",
+    ),
+    SigmaSchedule(
+        name="exponential", label="Exponential",
+        options={"timestep_spacing": "linspace", "steps_offset": 0, "use_exponential_sigmas": True},
+        doc="Evenly spaced in the logarithm of sigma.",
+    ),
+    SigmaSchedule(
+        name="beta", label="Beta",
+        options={"timestep_spacing": "linspace", "steps_offset": 0, "use_beta_sigmas": True},
+        doc="Quantiles of the Beta(0.6, 0.6) distribution, arXiv:2407.12173.",
+    ),
+    SigmaSchedule(
+        name="sgm_uniform", label="SGM Uniform", aliases=("trailing",),
+        options={"timestep_spacing": "trailing"},
+        doc="Evenly spaced timesteps that begin at the very last, arXiv:2305.08891 table 2.",
+    ),
+    SigmaSchedule(
+        name="simple", label="Simple", options={"timestep_spacing": "trailing"},
+        doc="Every n-th training sigma from the last; in diffusers the same as sgm_uniform.",
+    ),
+    SigmaSchedule(
+        name="ddim_uniform", label="DDIM", aliases=("ddim", "leading"),
+        options={"timestep_spacing": "leading", "steps_offset": 1},
+        doc="Timesteps 1, 1 + 1000/n, ...: DDIM's own.",
+    ),
+)  # fmt: skip
+
+_SAMPLERS = (
+    Sampler(
+        name=DEFAULT, label="Model default", doc="The scheduler that the model ships with.",
+        schedules=_SIGMAS,
+    ),
+    Sampler(
+        name="euler", label="Euler", scheduler="EulerDiscreteScheduler", schedules=_SIGMAS,
+        doc="Algorithm 2 of arXiv:2206.00364 without churn.",
+    ),
+    Sampler(
+        name="euler_a", label="Euler a", aliases=("euler_ancestral",),
+        scheduler="EulerAncestralDiscreteScheduler", schedules=_SPACED,
+        doc="Euler with ancestral noise, after k-diffusion's sample_euler_ancestral.",
+    ),
+    Sampler(
+        name="heun", label="Heun", scheduler="HeunDiscreteScheduler", schedules=_SIGMAS,
+        evaluations="2n-1", doc="Second-order Heun, algorithm 1 of arXiv:2206.00364.",
+    ),
+    Sampler(
+        name="lms", label="LMS", scheduler="LMSDiscreteScheduler", schedules=_SIGMAS,
+        doc="Linear multistep of order 4, after k-diffusion's sample_lms.",
+    ),
+    Sampler(
+        name="dpm2", label="DPM2", aliases=("dpm_2",), scheduler="KDPM2DiscreteScheduler",
+        schedules=_SIGMAS, automatic="karras", evaluations="2n-1",
+        doc="DPM-Solver-2, arXiv:2206.00927; keeps the next-to-last sigma that A1111 drops.",
+    ),
+    Sampler(
+        name="dpm2_a", label="DPM2 a", aliases=("dpm_2_ancestral", "dpm2_ancestral"),
+        scheduler="KDPM2AncestralDiscreteScheduler", schedules=_SIGMAS, automatic="karras",
+        evaluations="2n-1", doc="DPM2 with ancestral noise.",
+    ),
+    Sampler(
+        name="dpmpp_2m", label="DPM++ 2M", scheduler="DPMSolverMultistepScheduler",
+        options={"algorithm_type": "dpmsolver++", "solver_order": 2}, schedules=_SIGMAS,
+        automatic="karras", doc="DPM-Solver++(2M), algorithm 2 of arXiv:2211.01095.",
+    ),
+    Sampler(
+        name="dpmpp_2m_sde", label="DPM++ 2M SDE", scheduler="DPMSolverMultistepScheduler",
+        options={"algorithm_type": "sde-dpmsolver++", "solver_order": 2}, schedules=_SIGMAS,
+        automatic="exponential",
+        doc="SDE variant of DPM-Solver++(2M); independent noise a step, no Brownian tree.",
+    ),
+    Sampler(
+        name="dpmpp_3m_sde", label="DPM++ 3M SDE", scheduler="DPMSolverMultistepScheduler",
+        options={"algorithm_type": "sde-dpmsolver++", "solver_order": 3}, schedules=_SIGMAS,
+        automatic="exponential", doc="Third-order SDE-DPM-Solver++; approximates k-diffusion's.",
+    ),
+    Sampler(
+        name="dpmpp_sde", label="DPM++ SDE", scheduler="DPMSolverSDEScheduler", schedules=_SIGMAS,
+        automatic="karras", evaluations="2n-1", one_noise_per_batch=True, requires="torchsde",
+        doc="DPM-Solver++ (stochastic) on a Brownian tree, after k-diffusion's sample_dpmpp_sde.",
+    ),
+    Sampler(
+        name="dpmpp_singlestep", label="DPM++ 2S", aliases=("dpmpp_2s",),
+        scheduler="DPMSolverSinglestepScheduler",
+        options={"algorithm_type": "dpmsolver++", "solver_order": 2}, schedules=_SINGLESTEP,
+        doc="DPM-Solver++(2S), algorithm 1 of arXiv:2211.01095; deterministic.",
+    ),
+    Sampler(
+        name="dpmpp_2s_a", label="DPM++ 2S a", aliases=("dpmpp_2s_ancestral",),
+        evaluations="2n-1", automatic="karras",
+        doc="Ancestral DPM-Solver++(2S) of k-diffusion.",
+        refusal="diffusers has no ancestral DPM++ 2S; the nearest, dpmpp_singlestep, is "
+        "deterministic and gives other pictures",
+    ),
+    Sampler(
+        name="ddim", label="DDIM", scheduler="DDIMScheduler",
+        options={"clip_sample": False, "set_alpha_to_one": False},
+        schedules=(DEFAULT, "normal", "sgm_uniform", "simple", "ddim_uniform"), takes_eta=True,
+        automatic="ddim_uniform", doc="arXiv:2010.02502.",
+    ),
+    Sampler(
+        name="ddpm", label="DDPM", scheduler="DDPMScheduler", options={"clip_sample": False},
+        schedules=(DEFAULT, "normal", "sgm_uniform", "simple", "ddim_uniform"),
+        doc="Ancestral sampling of arXiv:2006.11239.",
+    ),
+    Sampler(
+        name="pndm", label="PLMS", aliases=("plms",), scheduler="PNDMScheduler",
+        options={"skip_prk_steps": True}, schedules=(DEFAULT, "sgm_uniform", "ddim_uniform"),
+        automatic="ddim_uniform", doc="Pseudo linear multistep, arXiv:2202.09778.",
+    ),
+    Sampler(
+        name="unipc", label="UniPC", aliases=("uni_pc",), scheduler="UniPCMultistepScheduler",
+        options={"solver_order": 3, "solver_type": "bh1"}, schedules=_SIGMAS,
+        doc="UniPC of order 3 with B1(h), arXiv:2302.04867: A1111's settings.",
+    ),
+    Sampler(
+        name="deis", label="DEIS", scheduler="DEISMultistepScheduler", schedules=_SIGMAS,
+        doc="DEIS, arXiv:2204.13902.",
+    ),
+    Sampler(
+        name="ipndm", label="iPNDM", scheduler="IPNDMScheduler", schedules=(DEFAULT,),
+        doc="Fourth-order improved PNDM.",
+        refusal="diffusers' IPNDMScheduler ignores the model's training schedule, so its pictures "
+        "are wrong on Stable Diffusion models",
+    ),
+    Sampler(
+        name="sa", label="SA-Solver", aliases=("sa_solver",), scheduler="SASolverScheduler",
+        schedules=_SIGMAS, doc="Stochastic Adams solver, arXiv:2309.05019.",
+    ),
+    Sampler(
+        name="lcm", label="LCM", scheduler="LCMScheduler", schedules=(DEFAULT,),
+        doc="For latent consistency models only, arXiv:2310.04378.",
+    ),
+    Sampler(
+        name="tcd", label="TCD", scheduler="TCDScheduler", schedules=(DEFAULT,), takes_eta=True,
+        doc="For trajectory consistency models only, arXiv:2402.19159.",
+    ),
+    Sampler(
+        name="flow_euler", label="Euler (flow matching)",
+        scheduler="FlowMatchEulerDiscreteScheduler",
+        schedules=(DEFAULT, "karras", "exponential", "beta"), family="flow",
+        doc="Euler on the straight path of flow matching, arXiv:2210.02747.",
+    ),
+    Sampler(
+        name="flow_heun", label="Heun (flow matching)", scheduler="FlowMatchHeunDiscreteScheduler",
+        schedules=(DEFAULT,), family="flow", evaluations="2n-1",
+        doc="Heun on the path of flow matching.",
+    ),
+    Sampler(
+        name="dpm_fast", label="DPM fast", doc="DPM-Solver-fast of k-diffusion.",
+        refusal="diffusers has no DPM fast, and no near relative of it",
+    ),
+    Sampler(
+        name="dpm_adaptive", label="DPM adaptive", doc="DPM-Solver-12 and -23 with adaptive steps.",
+        refusal="its number of steps depends on the picture, so it cannot share a batch, and "
+        "diffusers has no such sampler",
+    ),
+)  # fmt: skip
+
+SAMPLERS: Mapping[str, Sampler] = MappingProxyType({entry.name: entry for entry in _SAMPLERS})
+"""Every sampler the farm knows by name, in the order of `farm samplers`."""
+SIGMA_SCHEDULES: Mapping[str, SigmaSchedule] = MappingProxyType(
+    {entry.name: entry for entry in _SCHEDULES}
+)
+"""Every sigma schedule the farm knows by name."""
+
+
+def _normalise(text: str) -> str:
+    """Return `text` without what people spell differently: case, spaces, dashes, underscores."""
+    return "".join(c for c in text.lower().replace("++", "pp") if c.isalnum())
+
+
+def _names(entries: Iterable[Sampler | SigmaSchedule]) -> dict[str, str]:
+    return {
+        _normalise(spelling): entry.name
+        for entry in entries
+        for spelling in (entry.label, *entry.aliases, entry.name)
+    }
+
+
+_SAMPLER_NAMES = _names(_SAMPLERS)
+_SCHEDULE_NAMES = _names(_SCHEDULES)
+
+
+def parse_schedule(text: str) -> str:
+    """Return the name of the schedule that `text` means (`Karras`, `SGM Uniform`, `automatic`).
+
+    Raises:
+        ValueError: no schedule has that name; the message suggests the nearest.
+    """
+    if name := _SCHEDULE_NAMES.get(_normalise(text)):
+        return name
+    raise ValueError(_unknown("sigma schedule", text, SIGMA_SCHEDULES.values()))
+
+
+def parse_sampler(text: str) -> tuple[str, str | None]:
+    """Return the sampler that `text` means, and the schedule if the name carries one.
+
+    `DPM++ 2M Karras`, as A1111 wrote it before 1.9, is `("dpmpp_2m", "karras")`; a plain name says
+    nothing about the schedule.
+
+    Raises:
+        ValueError: no sampler has that name; the message suggests the nearest.
+    """
+    spelling = _normalise(text)
+    if name := _SAMPLER_NAMES.get(spelling):
+        return name, None
+    for suffix, schedule in _SCHEDULE_NAMES.items():
+        if (base := spelling.removesuffix(suffix)) != spelling and base in _SAMPLER_NAMES:
+            return _SAMPLER_NAMES[base], schedule
+    raise ValueError(_unknown("sampler", text, SAMPLERS.values()))
+
+
+def _unknown(noun: str, text: str, entries: Iterable[Sampler | SigmaSchedule]) -> str:
+    entries = list(entries)
+    spellings = [word for entry in entries for word in (entry.name, entry.label, *entry.aliases)]
+    hint = suggest(text, spellings) or "`farm samplers` lists them"
+    return f"unknown {noun} {text!r}; {hint}"
+
+
+def refuse(*, sampler: str, sigma_schedule: str) -> str | None:
+    """Return why backend `diffusers` cannot do this pair, or None if it can."""
+    entry = SAMPLERS[sampler]
+    if entry.refusal:
+        return f"backend diffusers cannot do sampler '{sampler}': {entry.refusal}"
+    if sigma_schedule not in entry.schedules:
+        can = ", ".join(entry.schedules)
+        return (
+            f"backend diffusers cannot do sampler '{sampler}' with sigma_schedule "
+            f"'{sigma_schedule}': {entry.scheduler} has no such option (it can do: {can})"
+        )
+    return None
