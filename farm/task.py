@@ -231,7 +231,7 @@ def _describe_fields() -> Mapping[str, FieldInfo]:
             name=entry.name,
             type=kind,
             optional=type(None) in options,
-            default=cast(Scalar, entry.default),
+            default=cast("Scalar", entry.default),
             **entry.metadata,
         )
     return MappingProxyType(found)
