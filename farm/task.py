@@ -50,7 +50,7 @@ MAX_SEED = 2**63 - 1
 """Seeds are signed 64-bit, the widest that both torch generators and Parquet's int64 hold."""
 
 
-def _axis(  # noqa: PLR0913 - one keyword per fact about a field
+def _axis(
     doc: str,
     *,
     default: Scalar,

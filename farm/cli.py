@@ -1,0 +1,430 @@
+"""The `farm` command: parse, call one function, present.
+
+Results go to stdout, talk to stderr. Nothing heavy is imported before a command needs it, so that
+`farm --help` answers at once. Commands stand in the order of work.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from farm import __version__
+from farm.errors import ExitCode, FarmError, ManifestError
+
+if TYPE_CHECKING:
+    from farm.manifest import Job
+
+app = typer.Typer(
+    name="farm",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="A batch render farm for diffusion models: one YAML matrix in, images and a Parquet "
+    "catalog out.",
+    epilog="Exit codes: 0 everything rendered, 1 finished with failed tasks, 2 bad input, "
+    "3 cannot run here, 130 interrupted.",
+)
+
+JobFile = Annotated[str, typer.Argument(metavar="JOB", help="A job file.", show_default=False)]
+Output = Annotated[
+    str, typer.Argument(metavar="OUTPUT", help="An output folder or URL.", show_default=False)
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="FIELD=VALUE",
+        help="Set a field or job key; replaces an axis of that name. May be repeated.",
+        show_default=False,
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+Where = Annotated[
+    str | None,
+    typer.Option(metavar="EXPR", help="Only rows for which this SQL expression holds."),
+]
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    ctx: typer.Context,
+    *,
+    version: Annotated[bool, typer.Option("--version", help="Print versions and exit.")] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show a traceback for every error, ours or yours.")
+    ] = False,
+) -> None:
+    """Hold what every command shares."""
+    ctx.obj = {"debug": debug}
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if debug:
+        os.environ["FARM_DEBUG"] = "1"
+    if version:
+        print(_versions())
+        raise typer.Exit
+    if ctx.invoked_subcommand is None:
+        raise typer.Exit(ExitCode.BAD_INPUT)
+
+
+# --- before a run -------------------------------------------------------------------------------
+
+
+@app.command()
+def check(
+    jobs: Annotated[list[str], typer.Argument(metavar="JOB...", help="Job files.")],
+    overrides: Overrides = None,
+) -> None:
+    """Find every problem of job files at once, each with its place."""
+    from farm import api
+
+    problems = 0
+    for path in jobs:
+        try:
+            job = api.load_job(path, overrides=overrides or ())
+            space = api.expand(job)
+        except ManifestError as error:
+            problems += len(error.problems)
+            for problem in error.problems:
+                print(problem)
+        else:
+            _say(f"{path}: ok, {len(space):,} {_plural('task', len(space))}")
+    if problems:
+        _say(f"{problems} {_plural('problem', problems)}")
+        raise typer.Exit(ExitCode.BAD_INPUT)
+
+
+@app.command()
+def plan(
+    job: JobFile,
+    *,
+    overrides: Overrides = None,
+    limit: Annotated[int | None, typer.Option(min=0, help="At most this many tasks.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Count finished tasks too.")] = False,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Count failed tasks too.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Tell what a submit would do, without loading a model."""
+    from farm import api
+    from farm.view import summary
+
+    loaded = _load(job, overrides)
+    todo = api.plan(loaded, force=force, retry_failed=retry_failed, limit=limit)
+    if as_json:
+        _print_json(todo.to_json())
+    else:
+        summary.print_plan(todo, job=loaded)
+
+
+# --- the run ------------------------------------------------------------------------------------
+
+
+@app.command()
+def submit(
+    job: JobFile,
+    *,
+    executor: Annotated[
+        str, typer.Option(help="auto, inline (this process) or ray.", metavar="NAME")
+    ] = "auto",
+    address: Annotated[
+        str | None,
+        typer.Option(help="Join the Ray cluster at this address; `auto` finds a local one."),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Number of workers; by default what fits.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=0, help="Render at most this many.")] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Render finished tasks again; nothing is replaced.")
+    ] = False,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Try the tasks that failed before.")
+    ] = False,
+    overrides: Overrides = None,
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help="Consent to a matrix above max_tasks.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Render what the job describes and the output lacks.
+
+    Submit again after anything: what is finished is never rendered twice.
+    """
+    from farm import api
+    from farm.view import progress, summary
+
+    loaded = _load(job, overrides)
+    with progress.open_progress(as_json=as_json) as reader:
+        report = api.submit(
+            loaded,
+            executor=executor,
+            address=address,
+            workers=workers,
+            limit=limit,
+            force=force,
+            retry_failed=retry_failed,
+            consent=yes,
+            on_event=reader,
+        )
+    if as_json:
+        _print_json(report.to_json())
+    else:
+        summary.print_report(report, job_file=job)
+    if report.interrupted:
+        raise typer.Exit(ExitCode.INTERRUPTED)
+    if report.failed:
+        raise typer.Exit(ExitCode.FAILED_TASKS)
+
+
+@app.command()
+def status(output: Output, *, as_json: AsJson = False) -> None:
+    """Show the state of an output, from the output alone: during a run, after it, without Ray."""
+    from farm.view import summary
+
+    state = summary.status(output)
+    if as_json:
+        _print_json(state.to_json())
+    else:
+        summary.print_status(state)
+
+
+@app.command()
+def watch(
+    output: Output,
+    interval: Annotated[
+        float, typer.Option(min=0.2, help="Seconds between two looks.", metavar="S")
+    ] = 2.0,
+) -> None:
+    """Follow the state of an output until its run ends or you press Ctrl-C."""
+    from farm.view import summary
+
+    summary.watch(output, interval_s=interval)
+
+
+# --- what came out ------------------------------------------------------------------------------
+
+
+@app.command()
+def query(
+    output: Output,
+    sql: Annotated[
+        str | None,
+        typer.Argument(help="A SELECT over the table `catalog`.", show_default=False),
+    ] = None,
+    *,
+    where: Where = None,
+    columns: Annotated[
+        str | None, typer.Option(help="Columns to show, separated by commas.", metavar="NAMES")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=0, help="At most this many rows.")] = None,
+    format_: Annotated[
+        str, typer.Option("--format", help="table, csv, json or parquet.", metavar="FORMAT")
+    ] = "table",
+) -> None:
+    """Ask the catalog: DuckDB SQL over one row per finished task."""
+    from farm.view import query as queries
+
+    wanted = [name.strip() for name in columns.split(",")] if columns else None
+    table = queries.query(output, sql, where=where, columns=wanted, limit=limit)
+    queries.print_table(table, format_=format_)
+
+
+@app.command()
+def sheet(
+    output: Output,
+    *,
+    x: Annotated[str | None, typer.Option("--x", help="Field or variable across.")] = None,
+    y: Annotated[str | None, typer.Option("--y", help="Field or variable down.")] = None,
+    page: Annotated[str | None, typer.Option(help="One sheet for each value of it.")] = None,
+    where: Where = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="File to write: .png, .jpg or .webp.")
+    ] = None,
+) -> None:
+    """Lay the pictures out on labelled contact sheets."""
+    from farm.view.sheet import make_sheet
+
+    for path in make_sheet(output, x=x, y=y, page=page, where=where, out=out):
+        print(path)
+
+
+# --- the store ----------------------------------------------------------------------------------
+
+
+@app.command()
+def verify(
+    output: Output,
+    *,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Compare sizes only; do not hash the images.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Prove that every catalogued image is there, whole and unaltered."""
+    from farm.store import Store
+
+    report = Store.open(output).verify(quick=quick)
+    _present(report, as_json=as_json)
+    if not report.clean:
+        raise typer.Exit(ExitCode.FAILED_TASKS)
+
+
+@app.command()
+def compact(output: Output, *, as_json: AsJson = False) -> None:
+    """Merge the catalog's many small parts into few; nothing is lost if it is interrupted."""
+    from farm.store import Store
+
+    _present(Store.open(output).compact(), as_json=as_json)
+
+
+@app.command()
+def gc(
+    output: Output,
+    *,
+    grace: Annotated[
+        float, typer.Option(min=0, help="Leave what is younger than this.", metavar="HOURS")
+    ] = 7 * 24.0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Delete what no row names: left-over temporaries, retired parts, orphan images."""
+    from farm.store import Store
+
+    _present(Store.open(output).gc(grace_s=grace * 3600, dry_run=dry_run), as_json=as_json)
+
+
+@app.command()
+def rebuild(output: Output, *, as_json: AsJson = False) -> None:
+    """Restore catalog rows that are missing, from the metadata inside the images."""
+    from farm.store import Store
+
+    _present(Store.open(output).rebuild(), as_json=as_json)
+
+
+# --- what exists and what works here ------------------------------------------------------------
+
+
+@app.command()
+def samplers(*, as_json: AsJson = False) -> None:
+    """List samplers and sigma schedules, with their names elsewhere."""
+    from farm.view import summary
+
+    if as_json:
+        _print_json(summary.samplers_json())
+    else:
+        summary.print_samplers()
+
+
+@app.command()
+def models(*, as_json: AsJson = False) -> None:
+    """List the models at hand: builtin, local files and folders, the hub's cache."""
+    from farm.view import summary
+
+    if as_json:
+        _print_json(summary.models_json())
+    else:
+        summary.print_models()
+
+
+@app.command()
+def doctor(
+    output: Annotated[str | None, typer.Argument(help="Also check this output.")] = None,
+    *,
+    address: Annotated[str | None, typer.Option(help="Also check this Ray cluster.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check this machine: libraries, devices, memory, disk, models, Ray."""
+    from farm import doctor as examiner
+    from farm.view import summary
+
+    findings = examiner.examine(output=output, address=address)
+    if as_json:
+        _print_json([finding.to_json() for finding in findings])
+    else:
+        summary.print_findings(findings)
+    if any(finding.level == "fail" for finding in findings):
+        raise typer.Exit(ExitCode.CANNOT_RUN)
+
+
+@app.command()
+def schema(
+    *,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Write here instead of to stdout.")
+    ] = None,
+) -> None:
+    """Print the JSON Schema of job files, for editors."""
+    from farm.manifest import job_schema
+
+    text = json.dumps(job_schema(), indent=2, ensure_ascii=False) + "\n"
+    if out is None:
+        print(text, end="")
+    else:
+        out.write_text(text, encoding="utf-8")
+
+
+# --- presentation -------------------------------------------------------------------------------
+
+
+def _load(path: str, overrides: list[str] | None) -> Job:
+    from farm import api
+
+    return api.load_job(path, overrides=overrides or ())
+
+
+def _present(report: Any, *, as_json: bool) -> None:  # noqa: ANN401 - any report of the store
+    if as_json:
+        _print_json(report.to_json())
+    else:
+        print(report)
+
+
+def _print_json(value: object) -> None:
+    print(json.dumps(value, ensure_ascii=False))
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def _plural(noun: str, count: int) -> str:
+    return noun if count == 1 else f"{noun}s"
+
+
+def _versions() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    lines = [f"farm {__version__}", f"python {sys.version.split()[0]}"]
+    for name in ("torch", "diffusers", "transformers", "ray", "pandas", "pyarrow", "duckdb"):
+        try:
+            lines.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            lines.append(f"{name} not installed")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Run the command line; print errors meant for people without a traceback."""
+    try:
+        app()
+    except FarmError as error:
+        if os.environ.get("FARM_DEBUG"):
+            raise
+        label = "" if isinstance(error, ManifestError) else "error: "
+        _say(f"{label}{error}")
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        # The reader of our output (head, less) has gone; that is not an error of ours.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(ExitCode.OK)
+
+
+if __name__ == "__main__":
+    main()
