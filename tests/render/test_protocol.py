@@ -1,0 +1,83 @@
+"""Opening a renderer: by backend, by entry point, and the refusals."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from farm.errors import InputError, MissingLibraryError, ModelError
+from farm.render import BACKENDS, Renderer, open_renderer
+from farm.task import Failed, FailureKind, PipelineKey, RenderResult, TaskSpec
+
+
+class EverythingFails:
+    """A renderer as an engine's test would bring its own."""
+
+    def __init__(self, key: PipelineKey, *, device: str, threads: int | None) -> None:
+        self.opened_with = (key, device, threads)
+
+    def render(self, tasks: Iterator[TaskSpec]) -> Iterator[RenderResult]:
+        for task in tasks:
+            yield Failed(task=task, kind=FailureKind.INTERNAL, message="on purpose")
+
+    def close(self) -> None:
+        pass
+
+
+def key_of(backend: str) -> PipelineKey:
+    return PipelineKey(backend, "builtin:sprites", "auto")
+
+
+def test_backend_pattern_opens_without_importing_torch() -> None:
+    renderer = open_renderer(key_of("pattern"))
+    assert isinstance(renderer, Renderer)
+    renderer.close()
+
+
+def test_an_entry_point_takes_the_place_of_the_backend() -> None:
+    sys.modules["a_test_of_the_engine"] = sys.modules[__name__]
+    try:
+        renderer = open_renderer(
+            key_of("diffusers"), device="cuda:1", threads=3,
+            factory="a_test_of_the_engine:EverythingFails",
+        )  # fmt: skip
+    finally:
+        del sys.modules["a_test_of_the_engine"]
+    assert isinstance(renderer, EverythingFails)
+    assert renderer.opened_with == (key_of("diffusers"), "cuda:1", 3)
+
+
+@pytest.mark.parametrize("backend", ["torch", "onnx"])
+def test_a_backend_that_is_yet_to_come_is_refused_by_name(backend: str) -> None:
+    with pytest.raises(ModelError, match=f"backend '{backend}' .* is not part of this version"):
+        open_renderer(key_of(backend))
+
+
+def test_an_unknown_backend_gets_a_suggestion() -> None:
+    with pytest.raises(InputError, match="unknown backend 'difusers'") as caught:
+        open_renderer(key_of("difusers"))
+    assert caught.value.hint == "did you mean 'diffusers'?"
+
+
+@pytest.mark.parametrize(
+    "entry_point", ["no.such.module:open", "farm.render:no_such_name", "farm.render", ""]
+)
+def test_a_bad_entry_point_is_named(entry_point: str) -> None:
+    factory = entry_point or ":"
+    with pytest.raises(InputError) as caught:
+        open_renderer(key_of("pattern"), factory=factory)
+    assert factory in str(caught.value)
+
+
+def test_a_missing_library_comes_with_its_install_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    module, _, _ = BACKENDS["diffusers"].partition(":")
+    for name in [name for name in sys.modules if name.startswith("farm.render.")]:
+        if name not in {"farm.render.protocol", "farm.render.pattern"}:
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delitem(sys.modules, module, raising=False)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(MissingLibraryError, match="'torch' is not installed") as caught:
+        open_renderer(key_of("diffusers"))
+    assert caught.value.hint == "pip install 'farm[torch]'"
