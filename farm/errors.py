@@ -145,7 +145,12 @@ class MissingLibraryError(FarmError):
 
 
 def suggest(word: str, known: Iterable[str]) -> str | None:
-    """Return `did you mean 'x'?` for the known word closest to `word`, or None if none is close."""
-    by_lower = {name.lower(): name for name in known}
+    """Return `did you mean 'x'?` for the known word closest to `word`, or None if none is close.
+
+    Of words that differ only in case, the first known one is suggested.
+    """
+    by_lower: dict[str, str] = {}
+    for name in known:
+        by_lower.setdefault(name.lower(), name)
     close = difflib.get_close_matches(word.lower(), list(by_lower), n=1, cutoff=0.7)
     return f"did you mean '{by_lower[close[0]]}'?" if close else None
