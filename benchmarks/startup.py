@@ -1,0 +1,52 @@
+"""How long a person waits for an answer: `farm --help`, and `farm plan` of a small job.
+
+Goals: 0.3 s and 0.6 s. Each command runs in a fresh process, as a shell runs it; the median of
+seven, beside the fastest and the slowest.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+RUNS = 7
+GOALS_S = {"--help": 0.3, "plan jobs/quickstart.yaml": 0.6}
+
+
+def seconds(command: str) -> list[float]:
+    """Return the wall time of `RUNS` runs of `farm COMMAND`, after one that warms the page cache."""
+    times = []
+    for _ in range(RUNS + 1):
+        start = time.perf_counter()
+        subprocess.run(
+            [sys.executable, "-m", "farm.cli", *command.split()],
+            cwd=ROOT,
+            check=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        times.append(time.perf_counter() - start)
+    return times[1:]
+
+
+def main() -> None:
+    """Measure, print a table and one JSON line."""
+    found = {}
+    print(f"{'command':32} {'median':>8} {'fastest':>8} {'slowest':>8} {'goal':>6}")
+    for command, goal in GOALS_S.items():
+        times = seconds(command)
+        middle = statistics.median(times)
+        found[command] = {"median_s": round(middle, 3), "goal_s": goal}
+        print(
+            f"farm {command:27} {middle:7.3f}s {min(times):7.3f}s {max(times):7.3f}s {goal:5.1f}s"
+        )
+    print(json.dumps({"benchmark": "startup", **found}))
+
+
+if __name__ == "__main__":
+    main()
