@@ -1,15 +1,15 @@
 """Run every benchmark and keep what they said: `make bench`.
 
 Each script measures one claim, prints a table for people and one JSON line (the last line) for
-machines. The tables go to `benchmarks/RESULTS.md` under the date, the commit and the machine, so that
-no figure stands anywhere without the script and the run that made it.
+machines. The tables go to `benchmarks/RESULTS.md` under the date, the commit and the machine, so
+that no figure stands anywhere without the script and the run that made it.
 
     python benchmarks/run.py [NAME ...]
 """
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import os
 import platform
 import subprocess
@@ -79,7 +79,7 @@ def main() -> int:
         head = (
             "# Results\n\nWritten by `make bench`; what each figure means stands at the top of the "
             "script of that name.\n\n"
-            f"{datetime.datetime.now(tz=datetime.UTC):%Y-%m-%d}, commit {commit()}  \n"
+            f"{dt.datetime.now(tz=dt.UTC):%Y-%m-%d}, commit {commit()}  \n"
             f"{machine()}  \n{versions()}\n"
         )
         (HERE / "RESULTS.md").write_text("\n".join((head, *sections)), encoding="utf-8")

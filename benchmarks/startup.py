@@ -19,7 +19,7 @@ GOALS_S = {"--help": 0.3, "plan jobs/quickstart.yaml": 0.6}
 
 
 def seconds(command: str) -> list[float]:
-    """Return the wall time of `RUNS` runs of `farm COMMAND`, after one that warms the page cache."""
+    """Return the wall times of `RUNS` runs of a command, after one that warms the page cache."""
     times = []
     for _ in range(RUNS + 1):
         start = time.perf_counter()
