@@ -1,0 +1,229 @@
+"""One row of the catalog: what was asked for, what became of it, and where it is.
+
+A `Row` is a `TaskSpec` and its result. The columns of the catalog follow from it: every field of
+`TaskSpec`, `task_id`, `vars`, and every field below, with its text. So a new task field is a new
+column, and the documentation of a column is written once.
+
+Three columns say what was *used* where the task says what was *asked for*: `width`, `height` and
+`dtype`. Everything else about the task is kept as asked.
+
+A row also travels inside its picture, as the JSON of `to_record`, which is enough to make the row
+again without any catalog.
+
+Pure: no file, no Arrow.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from types import MappingProxyType
+from typing import Any, Final, Literal, TypeAlias
+
+from farm import __version__
+from farm.task import FIELDS, Failed, Rendered, RenderResult, TaskSpec, format_task_id, task_digest
+
+RECORD_VERSION: Final = 1
+"""Version of the JSON inside pictures."""
+
+Kind: TypeAlias = Literal["text", "word", "int32", "int64", "float32", "float64", "time", "words"]
+"""Type of a column; a `word` is text that repeats, `words` maps text to text."""
+
+
+def _column(doc: str, kind: Kind, **default: Any) -> Any:  # noqa: ANN401 - as dataclasses.field
+    return field(metadata={"doc": doc, "kind": kind}, **default)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredImage:
+    """A picture in the store."""
+
+    path: str
+    """Relative to the output, with forward slashes."""
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One attempt at one task, rendered or failed."""
+
+    task: TaskSpec
+    task_id: str = _column("Content hash of everything meant to change pixels.", "text")
+    status: Literal["rendered", "failed"] = _column("`rendered` or `failed`.", "word")
+    job: str = _column("Name of the job that made this row.", "word")
+    run: int = _column("Number of the submit that made this row, from 1.", "int32")
+    attempt: int = _column("Which try of the task in that run, from 1.", "int32")
+    width: int | None = _column("Width in pixels, of the picture if there is one.", "int32")
+    height: int | None = _column("Height in pixels, of the picture if there is one.", "int32")
+    dtype: str = _column("Number type the networks really used, if known.", "word")
+    model_sha256: str | None = _column(
+        "SHA-256 of the model's weights, hexadecimal.", "word", default=None
+    )
+    error_kind: str | None = _column("Kind of failure, see the reference.", "word", default=None)
+    error_message: str | None = _column("What went wrong.", "word", default=None)
+    image_path: str | None = _column(
+        "The picture's file, relative to the output.", "text", default=None
+    )
+    image_sha256: str | None = _column(
+        "SHA-256 of the picture's file, hexadecimal.", "text", default=None
+    )
+    image_bytes: int | None = _column("Size of the picture's file.", "int64", default=None)
+    format: str | None = _column("`png`, `webp` or `jpeg`.", "word", default=None)
+    batch_size: int | None = _column(
+        "Pictures that were rendered together with this one, itself included.",
+        "int32", default=None,
+    )  # fmt: skip
+    denoiser_evaluations: int | None = _column(
+        "Network evaluations of one row each, conditional and unconditional apart.",
+        "int32", default=None,
+    )  # fmt: skip
+    render_ms: float | None = _column(
+        "This picture's share of the time its batch took, milliseconds.", "float32", default=None
+    )
+    encode_ms: float | None = _column(
+        "Time to encode and write the picture, milliseconds.", "float32", default=None
+    )
+    started_at: datetime = _column("When the task began, UTC.", "time")  # noqa: RUF009 - a field
+    finished_at: datetime = _column("When the task ended, UTC.", "time")  # noqa: RUF009 - a field
+    worker: str = _column("Name of the worker.", "word")
+    node: str = _column("Name of the machine.", "word")
+    device: str | None = _column("Device that rendered, as torch names it.", "word", default=None)
+    farm_version: str = _column("Version of the farm.", "word", default=__version__)
+    torch_version: str | None = _column("Version of torch.", "word", default=None)
+    diffusers_version: str | None = _column("Version of diffusers.", "word", default=None)
+
+    @property
+    def is_rendered(self) -> bool:
+        """Whether the row names a picture, or will once it is written."""
+        return self.status == "rendered"
+
+
+RESULT_FIELDS: Mapping[str, dataclasses.Field[Any]] = MappingProxyType(
+    {entry.name: entry for entry in dataclasses.fields(Row) if entry.metadata}
+)
+"""The fields of `Row` beside `task`, in order."""
+ASKED = tuple(name for name in FIELDS if name not in RESULT_FIELDS)
+"""Task fields that the catalog keeps as asked."""
+_IMAGE_FACTS = ("image_path", "image_sha256", "image_bytes", "format")
+_FORMATS = {"png": "png", "webp": "webp", "jpg": "jpeg"}
+
+
+def row_for(
+    result: RenderResult,
+    *,
+    job: str,
+    image: StoredImage | None,
+    run: int,
+    attempt: int,
+    worker: str,
+    node: str,
+    started_at: datetime,
+    finished_at: datetime,
+    encode_ms: float | None = None,
+) -> Row:
+    """Return the row of one result.
+
+    A rendered result has its row twice: first without `image`, to be written into the picture, then
+    with it, to be committed. Times are aware datetimes.
+    """
+    common: dict[str, Any] = {
+        "task": result.task,
+        "task_id": format_task_id(task_digest(result.task)),
+        "job": job,
+        "run": run,
+        "attempt": attempt,
+        "worker": worker,
+        "node": node,
+        "started_at": started_at,
+        "finished_at": finished_at,
+    }
+    if (facts := result.facts) is not None:
+        common |= {
+            "model_sha256": facts.model_sha256,
+            "device": facts.device,
+            "torch_version": facts.torch_version,
+            "diffusers_version": facts.diffusers_version,
+        }
+    match result:
+        case Rendered():
+            height, width = result.pixels.shape[:2]
+            row = Row(
+                **common,
+                status="rendered",
+                width=width,
+                height=height,
+                dtype=result.facts.dtype,
+                batch_size=result.batch_size,
+                denoiser_evaluations=result.denoiser_evaluations,
+                render_ms=result.render_ms,
+                encode_ms=encode_ms,
+            )
+            return with_image(row, image) if image else row
+        case Failed():
+            return Row(
+                **common,
+                status="failed",
+                width=result.task.width,
+                height=result.task.height,
+                dtype=result.facts.dtype if result.facts else result.task.dtype,
+                error_kind=str(result.kind),
+                error_message=result.message,
+            )
+
+
+def with_image(row: Row, image: StoredImage) -> Row:
+    """Return `row` with the facts of its picture."""
+    suffix = image.path.rpartition(".")[2]
+    return dataclasses.replace(
+        row,
+        image_path=image.path,
+        image_sha256=image.sha256,
+        image_bytes=image.size,
+        format=_FORMATS[suffix],
+    )
+
+
+def to_record(row: Row) -> dict[str, Any]:
+    """Return `row` as plain JSON values, without what its picture cannot know of itself."""
+    task = {name: getattr(row.task, name) for name in FIELDS}
+    result: dict[str, Any] = {}
+    for name in RESULT_FIELDS:
+        value = getattr(row, name)
+        if value is None or name in _IMAGE_FACTS:
+            continue
+        result[name] = value.isoformat() if isinstance(value, datetime) else value
+    return {
+        "version": RECORD_VERSION,
+        "task": {name: value for name, value in task.items() if value is not None},
+        "vars": dict(row.task.vars),
+        "result": result,
+    }
+
+
+def from_record(record: Mapping[str, Any], *, image: StoredImage) -> Row:
+    """Return the row that `to_record` wrote into `image`.
+
+    Raises:
+        ValueError: the record is of another version, or damaged.
+    """
+    if record.get("version") != RECORD_VERSION:
+        raise ValueError(f"its record has version {record.get('version')!r}")
+    try:
+        asked: dict[str, Any] = {
+            name: FIELDS[name].coerce(value) for name, value in record["task"].items()
+        }
+        variables = {str(name): str(value) for name, value in record["vars"].items()}
+        task = TaskSpec(**asked, vars=MappingProxyType(variables))
+        result = {name: value for name, value in record["result"].items() if name in RESULT_FIELDS}
+        for name, entry in RESULT_FIELDS.items():
+            if entry.metadata["kind"] == "time":
+                result[name] = datetime.fromisoformat(result[name])
+        row = Row(task=task, **({"width": None, "height": None} | result))
+    except (AttributeError, KeyError, TypeError) as error:
+        raise ValueError(f"its record is damaged: {error!r}") from error
+    if row.task_id != format_task_id(task_digest(task)):
+        raise ValueError("its record and its task id disagree")
+    return with_image(row, image)

@@ -1,0 +1,239 @@
+"""The store: pictures and their catalog in one output, with no server and no lock.
+
+The protocol is three steps: `put_image` each picture, then `commit` their rows, and only a commit
+that returned counts. Any number of processes may do so at once; a second driver, a retry or a
+worker thought dead can add rows, never take any away. What is finished is asked of the rows, so
+nothing else has to survive a crash.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from farm.errors import OutputError, StoreError
+from farm.store import catalog, images, layout
+from farm.store.files import Files, check_name, open_files
+from farm.store.row import Row, StoredImage
+from farm.task import TaskSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finished:
+    """Tasks that need no work, by their winning rows: uint8 `[n, 16]` digests, in no order."""
+
+    rendered: catalog.Digests
+    failed: catalog.Digests
+
+
+class Control:
+    """Small texts by name, for leases, progress and requests; no record of results."""
+
+    def __init__(self, files: Files) -> None:
+        self._files = files
+
+    def read(self, name: str) -> str | None:
+        """Return the text of `name`, or None if there is none."""
+        try:
+            return self._files.get(_control(name)).decode()
+        except FileNotFoundError:
+            return None
+
+    def write(self, name: str, text: str) -> None:
+        """Create or replace `name`, at once: no reader sees half of it."""
+        self._files.put(_control(name), text.encode())
+
+    def create(self, name: str, text: str) -> bool:
+        """Create `name`; return False, and change nothing, if it exists."""
+        return self._files.put_new(_control(name), text.encode())
+
+    def names(self, prefix: str = "") -> list[str]:
+        """Return all names that begin with `prefix`, sorted."""
+        start = f"{layout.CONTROL}/"
+        found = (entry.name.removeprefix(start) for entry in self._files.scan(layout.CONTROL))
+        return sorted(name for name in found if name.startswith(prefix))
+
+    def delete(self, name: str) -> None:
+        """Remove `name`; it is fine if it is gone already."""
+        self._files.delete(_control(name))
+
+
+def _control(name: str) -> str:
+    return f"{layout.CONTROL}/{check_name(name)}"
+
+
+class Store:
+    """The pictures and the catalog of one output.
+
+    It holds no state but its place: pickle it, or open it again anywhere from `url`.
+    """
+
+    def __init__(self, files: Files) -> None:
+        self._files = files
+        self._warnings: tuple[str, ...] = ()
+        self.control = Control(files)
+
+    @classmethod
+    def open(cls, output: str | os.PathLike[str], *, create: bool = False) -> Store:
+        """Return the store of a folder or fsspec URL; with `create`, make it ready for writing.
+
+        Raises:
+            OutputError: there is no output here, or with `create`, none can be made or written to.
+            MissingLibraryError: the URL needs a library that is not installed.
+        """
+        files = open_files(output)
+        store = cls(files)
+        try:
+            if create:
+                store._prepare()
+            elif not any(map(files.exists, (layout.CATALOG, layout.IMAGES, layout.JOB))):
+                raise OutputError(
+                    "there is no farm output here",
+                    where=files.url,
+                    hint="farm submit JOB makes one; check the path",
+                )
+        except (StoreError, FileNotFoundError) as error:
+            raise _unusable(files, error) from error
+        return store
+
+    @classmethod
+    def peek(cls, output: str | os.PathLike[str]) -> Finished:
+        """Return what an output has finished, nothing if it does not exist yet.
+
+        Raises:
+            OutputError: it exists and cannot be read.
+            MissingLibraryError: the URL needs a library that is not installed.
+        """
+        files = open_files(output)
+        try:
+            return cls(files).finished()
+        except StoreError as error:
+            raise _unusable(files, error) from error
+
+    def _prepare(self) -> None:
+        """Write and remove a probe, then make the catalog readable before its first row."""
+        probe = f"{layout.TMP}/probe-{secrets.token_hex(8)}"
+        self._files.put_new(probe, b"")
+        self._files.delete(probe)
+        empty = catalog.build_table((), chunk=None, part="")
+        name = layout.schema_file(catalog.SCHEMA_VERSION)
+        if not self._files.exists(name):
+            self._files.put_new(name, catalog.encode_part(empty))
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return (_reopen, (self.url,))
+
+    @property
+    def url(self) -> str:
+        """Absolute path or URL of the output."""
+        return self._files.url
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Files in the catalog that the latest read could not use, and why."""
+        return self._warnings
+
+    # --- runs and jobs ---
+
+    def begin_run(self) -> int:
+        """Claim the next run number: 1 for the first submit, never the same twice."""
+        token = secrets.token_hex(16).encode()
+        taken = [entry.name.rpartition("/")[2] for entry in self._files.scan(layout.RUNS)]
+        number = max((int(name) for name in taken if name.isdigit()), default=0)
+        while True:
+            number += 1
+            name = layout.run_file(number)
+            # A PUT may succeed and still be reported as a conflict: then the token is ours.
+            if self._files.put_new(name, token) or self._files.get(name) == token:
+                return number
+
+    def write_job(self, text: str, *, name: str) -> None:
+        """Keep the resolved job as `job.yaml`, and in the history under its name.
+
+        Two jobs may share an output: `job.yaml` is the last submit's.
+        """
+        self._files.put_new(layout.job_file(name, text), text.encode())
+        self._files.put(layout.JOB, text.encode())
+
+    def read_job(self) -> str | None:
+        """Return the resolved job of the last submit, or None if there was none."""
+        try:
+            return self._files.get(layout.JOB).decode()
+        except FileNotFoundError:
+            return None
+
+    # --- the commit protocol ---
+
+    def put_image(
+        self, task: TaskSpec, data: bytes, *, suffix: str, file_name: str | None = None
+    ) -> StoredImage:
+        """Write a picture under a name of its own and return its place; see `images.put_image`."""
+        return images.put_image(self._files, task, data, suffix=suffix, file_name=file_name)
+
+    def commit(self, rows: Sequence[Row], *, run: int, chunk: str, attempt: int) -> str:
+        """Make rows part of the catalog, all or none; return the name of their part.
+
+        Raises:
+            StoreError: nothing was committed, as far as is known; to repeat is always safe.
+        """
+        assert rows, "a commit without rows"
+        assert len({row.task_id for row in rows}) == len(rows), "a task twice in one part"
+        pictures = [row.image_path for row in rows if row.image_path is not None]
+        assert len(pictures) == sum(row.is_rendered for row in rows), "rendered without a picture"
+        name = layout.part_file(
+            job=rows[0].job, run=run, chunk=chunk, attempt=attempt, token=secrets.token_hex(6)
+        )
+        table = catalog.build_table(rows, chunk=chunk, part=name.rpartition("/")[2])
+        self._files.sync(layout.folders_above(pictures))
+        catalog.publish_part(self._files, name, catalog.encode_part(table))
+        return name
+
+    # --- reading ---
+
+    def committed_by(self, *, run: int, chunk: str) -> Finished:
+        """Return what the parts of one chunk hold, whichever of its attempts committed them.
+
+        Parts that a compaction has replaced meanwhile are not looked for: to a caller who asks what
+        is left to render, a missed row costs work, never correctness.
+        """
+        mark = layout.part_mark(run=run, chunk=chunk)
+        names = [name for name in catalog.list_parts(self._files) if mark in name]
+        parts = catalog.read_parts(self._files, names, catalog.KEY_COLUMNS).parts
+        return _finished(parts)
+
+    def finished(self) -> Finished:
+        """Return which tasks have a winning row, rendered and failed."""
+        return _finished(self._read(catalog.KEY_COLUMNS).parts)
+
+    def table(self, columns: Sequence[str] | None = None) -> catalog.Table:
+        """Return the winning rows as a `pyarrow.Table`; order of rows is not promised."""
+        wanted = catalog.SCHEMA.names if columns is None else list(columns)
+        return catalog.winning_table(self._read((*wanted, *catalog.KEY_COLUMNS)), wanted)
+
+    def _read(self, columns: Sequence[str]) -> catalog.Reading:
+        reading = catalog.read_catalog(self._files, columns)
+        self._warnings = reading.warnings
+        return reading
+
+
+def _finished(parts: Sequence[catalog.Part]) -> Finished:
+    keys = catalog.keys_of(parts)
+    wins = catalog.winners(keys)
+    return Finished(
+        rendered=keys.digests[wins & keys.rendered], failed=keys.digests[wins & ~keys.rendered]
+    )
+
+
+def _unusable(files: Files, error: StoreError | FileNotFoundError) -> OutputError:
+    reason = error.message if isinstance(error, StoreError) else str(error)
+    return OutputError(
+        f"this output is not usable: {reason}",
+        where=files.url,
+        hint="give a folder that you may write to, or a URL such as s3://bucket/folder",
+    )
+
+
+def _reopen(url: str) -> Store:
+    return Store(open_files(url))
