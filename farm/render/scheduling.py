@@ -1,0 +1,90 @@
+"""From the sampler table to a diffusers scheduler that carries a model's own training schedule.
+
+The table (`farm.samplers`) says which class and options compute a sampler; the model says how it
+was trained (betas, prediction type, shift). A scheduler is made from both, never from one alone.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import diffusers
+
+from farm.render.batches import Refusal
+from farm.samplers import DEFAULT, SAMPLERS, SIGMA_SCHEDULES, Option, refuse
+from farm.task import TaskSpec
+
+_SIGMA_FLAGS: Mapping[str, Option] = {
+    "use_karras_sigmas": False,
+    "use_exponential_sigmas": False,
+    "use_beta_sigmas": False,
+}
+"""diffusers' exclusive choices of sigmas; a model may ship with one of them on."""
+
+
+def build_scheduler(original: Any, task: TaskSpec) -> Any:  # noqa: ANN401 - diffusers' schedulers share no useful type
+    """Return a fresh scheduler for the sampler and sigma schedule of `task`.
+
+    Args:
+        original: the scheduler that the model ships with; it is not changed.
+        task: names the sampler and schedule; its seed is used by samplers that draw their own
+            noise.
+
+    Raises:
+        Refusal: diffusers has no such sampler, schedule or library, or the model is of a family
+            that the sampler does not sample.
+    """
+    sampler = SAMPLERS[task.sampler]
+    if reason := refuse(sampler=task.sampler, sigma_schedule=task.sigma_schedule):
+        raise Refusal(reason)
+    if sampler.requires and importlib.util.find_spec(sampler.requires) is None:
+        raise Refusal(
+            f"sampler '{task.sampler}' needs the library {sampler.requires}: "
+            f"pip install {sampler.requires}"
+        )
+    family = "flow" if _is_flow(original) else "diffusion"
+    if sampler.name != DEFAULT and sampler.family != family:
+        can = ", ".join(entry.name for entry in SAMPLERS.values() if entry.family == family)
+        raise Refusal(
+            f"sampler '{task.sampler}' samples {sampler.family} models, and this is a {family} "
+            f"model (it can do: default, {can})"
+        )
+    kind = getattr(diffusers, sampler.scheduler) if sampler.scheduler else type(original)
+    options = {**sampler.options, **_schedule_options(kind, task)}
+    if sampler.one_noise_per_batch:
+        options["noise_sampler_seed"] = task.seed
+    return kind.from_config(original.config, **options)
+
+
+def takes(function: object, name: str) -> bool:
+    """Return whether a function of diffusers has a parameter called `name`."""
+    return name in inspect.signature(function).parameters  # type: ignore[arg-type] # any callable
+
+
+def _is_flow(scheduler: Any) -> bool:  # noqa: ANN401 - as above
+    config = scheduler.config
+    return type(scheduler).__name__.startswith("FlowMatch") or bool(
+        config.get("use_flow_sigmas") or config.get("prediction_type") == "flow_prediction"
+    )
+
+
+def _schedule_options(kind: type, task: TaskSpec) -> dict[str, Option]:
+    """Return the options that ask `kind` for the task's sigma schedule."""
+    if task.sigma_schedule == DEFAULT:
+        return {}
+    wanted = {**_SIGMA_FLAGS, **SIGMA_SCHEDULES[task.sigma_schedule].options}
+    known = {name: value for name, value in wanted.items() if takes(kind, name)}
+    # The options that make this schedule what it is; the spacing under a curve of sigmas is not.
+    essential = {name for name in wanted if name in _SIGMA_FLAGS and wanted[name]} or {
+        "timestep_spacing"
+    }
+    if missing := essential - set(known):
+        raise Refusal(
+            f"the model's own scheduler, {kind.__name__}, has no sigma schedule "
+            f"'{task.sigma_schedule}' (no option {', '.join(sorted(missing))}); "
+            "name a sampler that has it (`farm samplers`)"
+        )
+    return known
