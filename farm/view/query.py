@@ -1,0 +1,502 @@
+"""The catalog as a table: to pandas, to Arrow, or through SQL.
+
+A `Catalog` is the store's winning rows with the map of template variables widened into `var_*`
+columns and every image path resolved, which is what people ask questions of. `query` puts DuckDB
+over it, as a table called `catalog`, in a database of its own that can see nothing else: no files,
+no network, no variables of the calling program. So a query found on the web is safe to run.
+
+DuckDB is known to this module alone.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import decimal
+import io
+import json
+import logging
+import math
+import re
+import shutil
+import sys
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from rich.cells import cell_len, set_cell_size
+
+from farm.errors import InputError, suggest
+from farm.manifest.job import VAR_PREFIX
+from farm.store import Store
+from farm.store.row import RESULT_FIELDS
+from farm.task import ALIASES, FIELDS
+
+if TYPE_CHECKING:
+    import duckdb
+    import pandas as pd
+
+FORMATS = ("table", "csv", "json", "parquet")
+"""How an answer is written: for eyes, for spreadsheets, for scripts, for the next program."""
+
+TABLE = "catalog"
+"""The one table that a query sees."""
+
+_LOG = logging.getLogger(__name__)
+_VARS = "vars"
+_IMAGE_PATH = "image_path"
+_IMAGE_FILE = "image_file"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Catalog:
+    """One row for every task that finished, rendered or failed, in the output at `url`.
+
+    Columns are the catalog schema's, in its order, with two changes: `image_file` (absolute path
+    or URL; null where there is no image) follows `image_path`, and the map `vars` has become one
+    text column `var_<name>` for each template variable, sorted by name, at the end.
+    """
+
+    url: str
+    table: pa.Table
+
+    def __len__(self) -> int:
+        return int(self.table.num_rows)
+
+    def to_arrow(self) -> pa.Table:
+        """Return the rows as an Arrow table."""
+        return self.table
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return the rows as a pandas frame."""
+        frame: pd.DataFrame = self.table.to_pandas()
+        return frame
+
+
+def catalog(output: str) -> Catalog:
+    """Read the catalog of an output folder or URL.
+
+    Raises:
+        OutputError: there is no readable output at `output`.
+    """
+    return read_catalog(Store.open(output))
+
+
+def read_catalog(store: Store) -> Catalog:
+    """Read the catalog of an open store; files in it that are no use are named in the log."""
+    table = store.table()
+    for warning in store.warnings:
+        _LOG.warning("left out of the catalog: %s", warning)
+    if _IMAGE_PATH in table.column_names:
+        place = table.column_names.index(_IMAGE_PATH) + 1
+        prefix = pa.scalar(store.url.rstrip("/") + "/")
+        files = pc.binary_join_element_wise(prefix, table[_IMAGE_PATH].cast(pa.string()), "")
+        table = table.add_column(place, _IMAGE_FILE, files)
+    return Catalog(url=store.url, table=widen(table))
+
+
+def widen(table: pa.Table) -> pa.Table:
+    """Return `table` with its map column `vars` replaced by one text column a variable."""
+    if _VARS not in table.column_names:
+        return table
+    maps = table[_VARS].combine_chunks()
+    if isinstance(maps, pa.ChunkedArray):  # an empty table combines to no chunk at all
+        maps = pa.concat_arrays(maps.chunks) if maps.num_chunks else pa.array([], maps.type)
+    table = table.drop_columns([_VARS])
+    # Offsets count from the start of the parent of a slice; its keys and items do not know that.
+    offsets = np.asarray(maps.offsets)
+    begin, end = (int(offsets[0]), int(offsets[-1])) if len(offsets) else (0, 0)
+    keys = maps.keys[begin:end].dictionary_encode()
+    items = maps.items[begin:end]
+    owners = np.repeat(np.arange(len(maps)), np.diff(offsets))
+    codes = keys.indices.to_numpy(zero_copy_only=False)
+    names: list[str] = keys.dictionary.to_pylist()
+    for code in sorted(range(len(names)), key=names.__getitem__):
+        held = np.flatnonzero(codes == code)
+        source = np.full(len(maps), -1, dtype=np.int64)
+        source[owners[held]] = held
+        column = items.take(pa.array(source, mask=source < 0))
+        table = table.append_column(VAR_PREFIX + names[code], column)
+    return table
+
+
+# --- asking ------------------------------------------------------------------------------------
+
+
+def query(
+    output: str,
+    sql: str | None = None,
+    *,
+    where: str | None = None,
+    columns: Sequence[str] | None = None,
+    limit: int | None = None,
+) -> pa.Table:
+    """Return the answer to a question about the catalog of `output`.
+
+    `where` is a SQL expression (`guidance_scale > 6 and sampler = 'ddim'`) that leaves out rows
+    before `sql` sees them. Without `sql`, the answer is those rows, with `columns` if any are
+    named. `limit` cuts the answer, not the rows it is computed from.
+
+    Raises:
+        OutputError: there is no readable output at `output`.
+        InputError: the SQL is not a question, or DuckDB cannot answer it.
+    """
+    return ask(catalog(output).table, sql, where=where, columns=columns, limit=limit)
+
+
+def ask(
+    table: pa.Table,
+    sql: str | None = None,
+    *,
+    where: str | None = None,
+    columns: Sequence[str] | None = None,
+    limit: int | None = None,
+) -> pa.Table:
+    """Answer a question, as `query` does, about a table at hand."""
+    names = [resolve_column(name, table.column_names) for name in columns or ()]
+    if sql is None:
+        listed = ", ".join(_quote(name) for name in names) or "*"
+        sql = f"SELECT {listed} FROM {TABLE}"  # noqa: S608 - quoted names; see _connect
+    elif names:
+        raise InputError(
+            "columns are named either in the SQL or apart from it, not both",
+            hint="put them after SELECT",
+        )
+    import duckdb
+
+    with _connect() as connection:
+        try:
+            connection.register("every_row", table)
+            # The line break keeps a comment at the end of `where` from swallowing the parenthesis.
+            kept = f"WHERE ({where}\n)" if where and where.strip() else ""
+            view = f"CREATE VIEW {TABLE} AS SELECT * FROM every_row {kept}"  # noqa: S608 - same
+            _require_one(connection, view)
+            connection.execute(view)
+            _require_question(connection, sql)
+            answer = connection.sql(sql).to_arrow_table()
+        except duckdb.Error as error:
+            raise _explain(error, table.column_names) from None
+    return answer if limit is None else answer.slice(0, limit)
+
+
+def resolve_column(name: str, known: Sequence[str]) -> str:
+    """Return the column that `name` means: itself, a field's alias (`cfg`), or a bare variable.
+
+    Raises:
+        InputError: none of the `known` columns is meant; the message suggests the nearest.
+    """
+    for spelling in (name, ALIASES.get(name, name), VAR_PREFIX + name):
+        if spelling in known:
+            return spelling
+    raise InputError(
+        f"the catalog has no column '{name}'",
+        note=f"columns: {', '.join(known)}",
+        hint=_nearest(name, known),
+    )
+
+
+def _nearest(name: str, known: Sequence[str]) -> str | None:
+    if (field := ALIASES.get(name)) in known:
+        return f"the catalog calls it '{field}'"
+    if VAR_PREFIX + name in known:
+        return f"template variables carry a prefix: '{VAR_PREFIX}{name}'"
+    return suggest(name, known)
+
+
+def _connect() -> duckdb.DuckDBPyConnection:
+    """Return a database in memory that reaches nothing but what is registered with it."""
+    import duckdb
+
+    return duckdb.connect(
+        ":memory:",
+        config={
+            "enable_external_access": "false",
+            "autoinstall_known_extensions": "false",
+            "autoload_known_extensions": "false",
+            "python_enable_replacements": "false",
+        },
+    )
+
+
+def _quote(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _require_one(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
+    count = len(connection.extract_statements(sql))
+    if count != 1:
+        found = "nothing" if not count else f"{count} statements"
+        raise InputError(f"expected one SQL statement, found {found}", where="SQL")
+
+
+def _require_question(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
+    """Refuse what is not a question. The database could not harm anything; its user could err."""
+    import duckdb
+
+    kinds = duckdb.StatementType
+    _require_one(connection, sql)
+    [statement] = connection.extract_statements(sql)
+    if statement.type not in {kinds.SELECT, kinds.EXPLAIN, kinds.MULTI}:  # MULTI is PIVOT
+        raise InputError(
+            f"{statement.type.name} is not a question, and a catalog is only read",
+            where="SQL",
+            hint="ask with SELECT, WITH, PIVOT, DESCRIBE or SUMMARIZE",
+        )
+
+
+_UNKNOWN_COLUMN = re.compile(
+    r'column "?(?P<name>[^"]+?)"? (?:not found|does not exist)', re.IGNORECASE
+)
+
+
+def _explain(error: duckdb.Error, columns: Sequence[str]) -> InputError:
+    message = str(error).strip()
+    note = hint = None
+    if found := _UNKNOWN_COLUMN.search(message):
+        name = found["name"].rpartition(".")[2]
+        # DuckDB adds its own guesses and the columns of our view; ours say more.
+        message = message.partition("\n")[0]
+        note = f"columns: {', '.join(columns)}"
+        hint = _nearest(name, columns) or f"text stands in single quotes: '{name}'"
+    return InputError(message, where="SQL", note=note, hint=hint)
+
+
+# --- showing -----------------------------------------------------------------------------------
+
+_MAX_ROWS = 40
+"""A terminal shows at most this many rows; every other format shows all."""
+_MAX_CELL = 44
+"""Widest text in a terminal cell; the longest of a prompt that still leaves room for settings."""
+_MIN_CELL = 14
+"""What a longer text is shortened to when room is scarce."""
+_GAP = "  "
+_BOOKKEEPING = frozenset(
+    {"task_id", *RESULT_FIELDS, "image_file", "chunk", "part"}
+    - {*FIELDS, "status", "error_kind", "error_message", "image_path", "render_ms"}
+)
+"""Columns that give way first when a terminal is too narrow for all."""
+
+
+def render_table(table: pa.Table, *, format_: str = "table", width: int = 100) -> bytes:
+    """Return `table` written in one of `FORMATS`; text is UTF-8 and ends with a line break.
+
+    `csv`, `json` (an array with one object a line) and `parquet` hold everything. `table` is for a
+    terminal `width` characters wide: long texts are shortened in the middle, columns that are the
+    same in every row or that find no room are named below, and so is the number of rows not shown.
+
+    Raises:
+        InputError: there is no such format.
+    """
+    match format_:
+        case "table":
+            return _terminal_table(table, width).encode()
+        case "csv":
+            return _csv(table)
+        case "json":
+            return _json(table).encode()
+        case "parquet":
+            return _parquet(table)
+        case _:
+            raise InputError(
+                f"unknown format '{format_}'; there are {', '.join(FORMATS)}",
+                hint=suggest(format_, FORMATS),
+            )
+
+
+def print_table(table: pa.Table, *, format_: str = "table") -> None:
+    """Write `table` to stdout, as wide as the terminal is.
+
+    Raises:
+        InputError: there is no such format, or it is not text and stdout is a terminal.
+    """
+    if format_ == "parquet" and sys.stdout.isatty():
+        raise InputError("Parquet is not for reading on a terminal", hint="add `> FILE.parquet`")
+    width = shutil.get_terminal_size((100, 24)).columns
+    data = render_table(table, format_=format_, width=width)
+    sys.stdout.flush()
+    sys.stdout.buffer.write(data)
+    sys.stdout.buffer.flush()
+
+
+def _parquet(table: pa.Table) -> bytes:
+    import pyarrow.parquet as pq
+
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd")
+    return sink.getvalue()
+
+
+def _csv(table: pa.Table) -> bytes:
+    import pyarrow.csv as pcsv
+
+    for place, field in enumerate(table.schema):
+        if pa.types.is_nested(field.type):
+            texts = [
+                _json_text(value) for value in table[place].to_pylist(maps_as_pydicts="strict")
+            ]
+            table = table.set_column(place, field.name, pa.array(texts, pa.string()))
+        elif pa.types.is_dictionary(field.type):
+            plain = table[place].cast(field.type.value_type)
+            table = table.set_column(place, field.name, plain)
+    sink = io.BytesIO()
+    pcsv.write_csv(table, sink)
+    return sink.getvalue()
+
+
+def _json(table: pa.Table) -> str:
+    lines = [
+        json.dumps({name: _plain(value) for name, value in row.items()}, ensure_ascii=False)
+        for row in _rows(table)
+    ]
+    return "[\n" + ",\n".join(lines) + "\n]\n" if lines else "[]\n"
+
+
+def _rows(table: pa.Table) -> Iterator[dict[str, Any]]:
+    for batch in table.to_batches(max_chunksize=10_000):
+        yield from batch.to_pylist(maps_as_pydicts="strict")
+
+
+def _json_text(value: object) -> str | None:
+    return None if value is None else json.dumps(_plain(value), ensure_ascii=False)
+
+
+def _plain(value: object) -> object:
+    """Return `value` as JSON can write it; what JSON has no word for becomes null or text."""
+    plain: object
+    match value:
+        case None | str() | bool() | int():
+            plain = value
+        case float():
+            plain = value if math.isfinite(value) else None
+        case decimal.Decimal():
+            plain = int(value) if value == value.to_integral_value() else float(value)
+        case dt.datetime() | dt.date() | dt.time():
+            plain = value.isoformat()
+        case Mapping():
+            plain = {str(key): _plain(item) for key, item in value.items()}
+        case list() | tuple():
+            plain = [_plain(item) for item in value]
+        case _:
+            plain = str(value)
+    return plain
+
+
+def shorten(text: str, width: int) -> str:
+    """Return `text` in at most `width` terminal cells, its middle left out where it must be."""
+    text = " ".join(text.split())
+    if cell_len(text) <= width:
+        return text
+    tail = max(0, (width - 1) // 3)
+    head = set_cell_size(text, max(0, width - 1 - tail)).rstrip()
+    end = set_cell_size(text[::-1], tail)[::-1].lstrip() if tail else ""
+    return f"{head}…{end}"
+
+
+def show_value(value: object) -> str:
+    """Return a catalog value as people write it."""
+    match value:
+        case None:
+            return "-"
+        case float() if math.isfinite(value):
+            return f"{value:.6g}"
+        case dt.datetime():
+            return value.strftime("%Y-%m-%d %H:%M:%S")
+        case list() | tuple() | dict():
+            return json.dumps(_plain(value), ensure_ascii=False)
+        case _:
+            return str(value)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Column:
+    """A column as a terminal shows it: a name, its texts, and how wide they would like to be."""
+
+    name: str
+    texts: tuple[str, ...]
+    is_number: bool
+
+    @property
+    def natural(self) -> int:
+        widest = max(map(cell_len, (self.name, *self.texts)))
+        return widest if self.is_number else min(_MAX_CELL, widest)
+
+    @property
+    def least(self) -> int:
+        return self.natural if self.is_number else min(_MIN_CELL, self.natural)
+
+    def line(self, text: str, width: int) -> str:
+        text = shorten(text, width)
+        space = " " * (width - cell_len(text))
+        return space + text if self.is_number else text + space
+
+
+def _terminal_table(table: pa.Table, width: int) -> str:
+    total = table.num_rows
+    shown = table.slice(0, _MAX_ROWS)
+    columns = [
+        _Column(
+            name=field.name,
+            texts=tuple(
+                show_value(value) for value in shown[place].to_pylist(maps_as_pydicts="strict")
+            ),
+            is_number=pa.types.is_integer(field.type)
+            or pa.types.is_floating(field.type)
+            or pa.types.is_decimal(field.type),
+        )
+        for place, field in enumerate(table.schema)
+    ]
+    notes = []
+    if total > 1 and _room(columns) > width:
+        same = [column for column in columns if len(set(column.texts)) == 1]
+        if len(same) < len(columns):
+            scope = "same in all rows" if total <= _MAX_ROWS else "same in all rows shown"
+            facts = (f"{column.name} {shorten(column.texts[0], 32)}" for column in same)
+            notes += [f"{scope}: {', '.join(facts)}"] if same else []
+            columns = [column for column in columns if column not in same]
+    chosen = _choose(columns, width)
+    if hidden := [column.name for column in columns if column not in chosen]:
+        notes.append(f"no room for: {', '.join(hidden)}")
+    count = f"{total:,} row{'' if total == 1 else 's'}"
+    notes.append(count if total <= _MAX_ROWS else f"{count}, the first {_MAX_ROWS} shown")
+    lines = _draw(chosen, _widths(chosen, width))
+    folded = (textwrap.fill(note, max(width, 20), subsequent_indent="  ") for note in notes)
+    return "\n".join((*lines, "", *folded)) + "\n"
+
+
+def _room(columns: Sequence[_Column]) -> int:
+    return sum(column.natural + len(_GAP) for column in columns) - len(_GAP)
+
+
+def _choose(columns: Sequence[_Column], width: int) -> list[_Column]:
+    """Return the columns that find room at their least width, the more telling ones first."""
+    kept: set[str] = set()
+    left = width + len(_GAP)
+    for column in sorted(columns, key=lambda column: column.name in _BOOKKEEPING):
+        need = column.least + len(_GAP)
+        if need <= left or not kept:
+            kept.add(column.name)
+            left -= need
+    return [column for column in columns if column.name in kept]
+
+
+def _widths(columns: Sequence[_Column], width: int) -> list[int]:
+    """Return the width of each column: its least, and an even share of what is left over."""
+    widths = [column.least for column in columns]
+    left = width - sum(widths) - len(_GAP) * (len(columns) - 1)
+    wanting = list(range(len(columns)))
+    while left > 0 and (wanting := [i for i in wanting if widths[i] < columns[i].natural]):
+        for place in wanting[:left]:
+            widths[place] += 1
+            left -= 1
+    return widths
+
+
+def _draw(columns: Sequence[_Column], widths: Sequence[int]) -> Iterator[str]:
+    table = list(zip(columns, widths, strict=True))
+    yield _GAP.join(column.line(column.name, width) for column, width in table).rstrip()
+    yield _GAP.join("─" * width for width in widths)
+    for row in range(len(columns[0].texts) if columns else 0):
+        yield _GAP.join(column.line(column.texts[row], width) for column, width in table).rstrip()
