@@ -206,6 +206,10 @@ class UnreadablePartError(ValueError):
     """A file in the catalog that is no part of ours; the message says why."""
 
 
+class DamagedPartError(UnreadablePartError):
+    """A file in the catalog that is not whole Parquet: nothing can be read from it, ever."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
     """One part as read: its name, its rows, and the parts it covers."""
@@ -224,12 +228,14 @@ class Reading:
 
     parts: tuple[Part, ...]
     broken: Mapping[str, str]
-    """Files that could not be read, and why."""
+    """Files that could not be read: a sentence that names the file and says why."""
+    damaged: tuple[str, ...]
+    """Those among them that are not whole Parquet."""
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """One sentence for each file that could not be read."""
-        return tuple(f"{name}: {reason}" for name, reason in sorted(self.broken.items()))
+        return tuple(self.broken.values())
 
 
 def publish_part(files: Files, name: str, data: bytes) -> None:
@@ -285,26 +291,27 @@ def read_parts(files: Files, names: Sequence[str], columns: Sequence[str] | None
         StoreError: the store cannot be read.
     """
     parts: list[Part] = []
-    broken: dict[str, str] = {}
+    broken: dict[str, UnreadablePartError] = {}
+    # No reader of folders takes hidden files for data, so systems may leave theirs here.
+    seen = [name for name in names if not name.rpartition("/")[2].startswith((".", "_"))]
 
-    def read(name: str) -> Part | str | None:
-        if name.rpartition("/")[2].startswith((".", "_")):
-            return None  # no reader takes such files for data
-        if not name.endswith(layout.PART_SUFFIX):
-            return "not a part: only Parquet files belong here"
+    def read(name: str) -> Part | UnreadablePartError:
         try:
             return read_part(name, files.get(name), columns)
         except UnreadablePartError as error:
-            return str(error)
+            return error
 
     with ThreadPoolExecutor(_THREADS) as pool:
-        for name, found in zip(names, pool.map(read, names), strict=True):
-            match found:
-                case Part():
-                    parts.append(found)
-                case str():
-                    broken[name] = found
-    return Reading(parts=tuple(parts), broken=MappingProxyType(broken))
+        for name, found in zip(seen, pool.map(read, seen), strict=True):
+            if isinstance(found, Part):
+                parts.append(found)
+            else:
+                broken[name] = found
+    return Reading(
+        parts=tuple(parts),
+        broken=MappingProxyType({name: f"{name}: {why}" for name, why in broken.items()}),
+        damaged=tuple(name for name, why in broken.items() if isinstance(why, DamagedPartError)),
+    )
 
 
 def read_part(name: str, data: bytes, columns: Sequence[str] | None = None) -> Part:
@@ -313,6 +320,8 @@ def read_part(name: str, data: bytes, columns: Sequence[str] | None = None) -> P
     Raises:
         UnreadablePartError: the bytes are no part that this version can read.
     """
+    if not name.endswith(layout.PART_SUFFIX):
+        raise UnreadablePartError("not a part: only Parquet files belong here")
     try:
         # Parts are read in parallel, so none needs threads of its own.
         file = pq.ParquetFile(pa.BufferReader(data))
@@ -333,7 +342,7 @@ def read_part(name: str, data: bytes, columns: Sequence[str] | None = None) -> P
             table["task_id"] if "task_id" in wanted else pa.chunked_array([], pa.string())
         )
     except (pa.ArrowException, OSError, KeyError) as error:
-        raise UnreadablePartError(f"truncated or damaged: {error}") from error
+        raise DamagedPartError(f"truncated or damaged: {error}") from error
     covers = metadata.get(_COVERS_KEY.encode(), b"").decode().split("\n")
     return Part(
         name=name,

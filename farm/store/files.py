@@ -129,8 +129,12 @@ class LocalFiles:
     def get(self, name: str) -> bytes:
         """See `Files.get`."""
         path = self._root / name
-        with _as_store_error("read", path):
+        try:
             return path.read_bytes()
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise _store_error("read", path, error) from error
 
     def exists(self, name: str) -> bool:
         """See `Files.exists`."""
@@ -231,20 +235,21 @@ def _publish(temporary: Path, target: Path) -> bool:
 
 @contextlib.contextmanager
 def _as_store_error(verb: str, path: Path) -> Iterator[None]:
-    """Turn the operating system's refusals into `StoreError`; a missing file stays what it is."""
+    """Turn what the operating system refuses into `StoreError`."""
     try:
         yield
-    except FileNotFoundError:
-        raise
     except OSError as error:
-        reason = error.strerror or str(error)
-        if error.errno in _FULL:
-            hint = "free some space, then give the same command again: it goes on from here"
-        elif error.errno == errno.EXDEV:
-            hint = "keep images/, catalog/ and tmp/ of one output on one file system"
-        else:
-            hint = "check the disk or mount, then give the same command again"
-        raise StoreError(f"cannot {verb}: {reason}", where=str(path), hint=hint) from error
+        raise _store_error(verb, path, error) from error
+
+
+def _store_error(verb: str, path: Path, error: OSError) -> StoreError:
+    if error.errno in _FULL:
+        hint = "free some space, then give the same command again: it goes on from here"
+    elif error.errno == errno.EXDEV:
+        hint = "keep images/, catalog/ and tmp/ of one output on one file system"
+    else:
+        hint = "check the disk or mount, then give the same command again"
+    return StoreError(f"cannot {verb}: {error.strerror or error}", where=str(path), hint=hint)
 
 
 class ObjectFiles:

@@ -66,6 +66,16 @@ def snapshot_file(*, token: str, index: int) -> str:
     return f"{CATALOG}/snapshot-{token}-{index:04d}{PART_SUFFIX}"
 
 
+def is_snapshot(name: str) -> bool:
+    """Return whether a part was written by a compaction."""
+    return name.startswith(f"{CATALOG}/snapshot-")
+
+
+def rebuilt_file(*, token: str, index: int) -> str:
+    """Return the name of the `index`-th part of one rebuild."""
+    return f"{CATALOG}/rebuilt-{token}-{index:04d}{PART_SUFFIX}"
+
+
 def schema_file(version: int) -> str:
     """Return the name of the part without rows, which shows readers the columns before any row."""
     return f"{CATALOG}/schema-v{version}{PART_SUFFIX}"

@@ -81,7 +81,7 @@ def _settings(row: Row) -> dict[str, str]:
         "Steps": str(task.num_inference_steps),
         "Sampler": SAMPLERS[task.sampler].label if task.sampler in SAMPLERS else task.sampler,
         "Schedule type": _schedule_label(task.sigma_schedule),
-        "CFG scale": _number(task.guidance_scale),
+        "CFG scale": repr(task.guidance_scale),
         "Seed": str(task.seed),
         "Size": f"{row.width}x{row.height}" if row.width and row.height else None,
         # A hash stands for one file; a folder has none, and a wrong one loads a wrong model.
@@ -91,7 +91,7 @@ def _settings(row: Row) -> dict[str, str]:
         "Clip skip": str(task.clip_skip + 1) if task.clip_skip else None,
         # A1111's default noise is the GPU's; ours is drawn on the CPU.
         "RNG": "CPU",
-        _eta_key(task.sampler): _number(task.eta) if task.eta is not None else None,
+        _eta_key(task.sampler): None if task.eta is None else repr(task.eta),
         # A version that A1111 cannot read switches on none of its compatibility rules.
         "Version": f"farm {__version__}",
     }
@@ -106,10 +106,6 @@ def _schedule_label(name: str) -> str | None:
 
 def _eta_key(sampler: str) -> str:
     return "Eta DDIM" if sampler == "ddim" else "Eta"
-
-
-def _number(value: float) -> str:
-    return repr(value).removesuffix(".0")
 
 
 def _quote(value: str) -> str:

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from farm.errors import OutputError, StoreError
-from farm.store import catalog, images, layout
+from farm.store import catalog, images, layout, maintenance
 from farm.store.files import Files, check_name, open_files
 from farm.store.row import Row, StoredImage
-from farm.task import TaskSpec
+from farm.task import TaskSpec, parse_task_id
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +26,14 @@ class Finished:
 
     rendered: catalog.Digests
     failed: catalog.Digests
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommittedFailure:
+    """What a failed row says."""
+
+    kind: str
+    message: str
 
 
 class Control:
@@ -192,38 +200,64 @@ class Store:
 
     # --- reading ---
 
-    def committed_by(self, *, run: int, chunk: str) -> Finished:
+    def committed_by(self, *, run: int, chunk: str) -> Mapping[bytes, CommittedFailure | None]:
         """Return what the parts of one chunk hold, whichever of its attempts committed them.
 
-        Parts that a compaction has replaced meanwhile are not looked for: to a caller who asks what
-        is left to render, a missed row costs work, never correctness.
+        By task digest: None for a rendered task, else its failure. Parts that a compaction has
+        replaced meanwhile are not looked for: to a caller who asks what is left to render, a missed
+        row costs work, never correctness.
         """
         mark = layout.part_mark(run=run, chunk=chunk)
         names = [name for name in catalog.list_parts(self._files) if mark in name]
-        parts = catalog.read_parts(self._files, names, catalog.KEY_COLUMNS).parts
-        return _finished(parts)
+        wanted = ("task_id", "error_kind", "error_message")
+        reading = catalog.read_parts(self._files, names, (*wanted, *catalog.KEY_COLUMNS))
+        return {
+            parse_task_id(row["task_id"]): None
+            if row["error_kind"] is None
+            else CommittedFailure(kind=row["error_kind"], message=row["error_message"])
+            for row in catalog.winning_table(reading, wanted).to_pylist()
+        }
 
     def finished(self) -> Finished:
         """Return which tasks have a winning row, rendered and failed."""
-        return _finished(self._read(catalog.KEY_COLUMNS).parts)
+        reading = self._read(catalog.KEY_COLUMNS)
+        keys = catalog.keys_of(reading.parts)
+        wins = catalog.winners(keys)
+        return Finished(
+            rendered=keys.digests[wins & keys.rendered], failed=keys.digests[wins & ~keys.rendered]
+        )
 
     def table(self, columns: Sequence[str] | None = None) -> catalog.Table:
         """Return the winning rows as a `pyarrow.Table`; order of rows is not promised."""
         wanted = catalog.SCHEMA.names if columns is None else list(columns)
         return catalog.winning_table(self._read((*wanted, *catalog.KEY_COLUMNS)), wanted)
 
+    # --- maintenance ---
+
+    def verify(
+        self, *, quick: bool = False, progress: maintenance.Progress | None = None
+    ) -> maintenance.VerifyReport:
+        """Prove that every rendered task has its picture; see `maintenance.verify`."""
+        return maintenance.verify(self._files, quick=quick, progress=progress)
+
+    def compact(self) -> maintenance.CompactReport:
+        """Merge the catalog's parts; see `maintenance.compact`."""
+        return maintenance.compact(self._files)
+
+    def gc(
+        self, *, grace_s: float = maintenance.DEFAULT_GRACE_S, dry_run: bool = False
+    ) -> maintenance.GcReport:
+        """Delete what nothing names; see `maintenance.gc`."""
+        return maintenance.gc(self._files, grace_s=grace_s, dry_run=dry_run)
+
+    def rebuild(self, *, progress: maintenance.Progress | None = None) -> maintenance.RebuildReport:
+        """Restore missing rows from the pictures; see `maintenance.rebuild`."""
+        return maintenance.rebuild(self._files, progress=progress)
+
     def _read(self, columns: Sequence[str]) -> catalog.Reading:
         reading = catalog.read_catalog(self._files, columns)
         self._warnings = reading.warnings
         return reading
-
-
-def _finished(parts: Sequence[catalog.Part]) -> Finished:
-    keys = catalog.keys_of(parts)
-    wins = catalog.winners(keys)
-    return Finished(
-        rendered=keys.digests[wins & keys.rendered], failed=keys.digests[wins & ~keys.rendered]
-    )
 
 
 def _unusable(files: Files, error: StoreError | FileNotFoundError) -> OutputError:
