@@ -1,0 +1,151 @@
+"""What crosses between the driver and a worker: chunks out, small facts back.
+
+A *chunk* is a few seconds of work that share a loaded pipeline: the unit that is leased, retried
+and accounted. Pixels never travel. A worker writes images and rows to the store itself and answers
+with counts, a part name and timings, so an answer is kilobytes however large the images are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+from farm.engine.decide import History, Policy
+from farm.manifest.job import Job
+from farm.task import FailureKind, PipelineKey, TaskId, TaskSpec
+
+Phase: TypeAlias = Literal["idle", "loading", "rendering"]
+"""What a worker is at."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSetup:
+    """What every worker of a run is told once, when it starts."""
+
+    store_url: str
+    """Absolute: a worker's current directory is not the driver's."""
+    job: Job
+    run: int
+    """The run's number in the store; part of every part's name."""
+    policy: Policy
+    factory: str | None = None
+    """Entry point of a renderer to use in place of the backends' own; see `open_renderer`."""
+    commit_every_s: float = 20.0
+    """A chunk that takes longer commits what it has this often, so that a kill costs little."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Chunk:
+    """Tasks of one pipeline, leased to one worker as one unit."""
+
+    id: str
+    """Unique within the run."""
+    key: PipelineKey
+    tasks: tuple[TaskSpec, ...]
+    history: History = field(default_factory=History)
+    """What these tasks have been through; the same for all of them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskProblem:
+    """A task without an image. `index` is its place in the chunk."""
+
+    index: int
+    task_id: TaskId
+    kind: FailureKind
+    message: str
+    in_company: bool = False
+    """The renderer raised while it held other tasks too; see `decide`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fault:
+    """Why a chunk came back before its time, when no task of it is to blame by name."""
+
+    kind: Literal["load", "renderer", "store"]
+    """`load`: the pipeline did not open. `renderer`: it raised, so its process is not to be
+    trusted. `store`: the output could not be written."""
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChunkOutcome:
+    """What became of a chunk. Every task is in exactly one of: committed, `again`, `undone`."""
+
+    chunk: str
+    rendered: int = 0
+    """Rows with images, committed."""
+    failed: tuple[TaskProblem, ...] = ()
+    """Rows without, committed."""
+    again: tuple[TaskProblem, ...] = ()
+    """Failed in a way that another try may cure; not committed."""
+    undone: tuple[int, ...] = ()
+    """Places of tasks that were not finished, or not committed; nobody's fault but `fault`'s."""
+    fault: Fault | None = None
+    parts: tuple[str, ...] = ()
+    """Parts this chunk committed, in order."""
+    seconds: float = 0.0
+    """Busy wall time that this chunk added, loading not counted."""
+    load_seconds: float = 0.0
+    write_seconds: float = 0.0
+    """Thread time of encoding and writing images."""
+    commit_seconds: float = 0.0
+    denoiser_evaluations: int = 0
+    last_image: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Heartbeat:
+    """What a worker is doing, read while it does it."""
+
+    phase: Phase = "idle"
+    rendered: int = 0
+    """Images finished in chunks that have not been answered yet."""
+    failed: int = 0
+    in_flight: int = 0
+    """Tasks the renderer holds at this moment."""
+    last_image: str | None = None
+    """Relative to the output."""
+    settings: str = ""
+    """The latest task's settings in a line, for people."""
+
+
+# --- what an executor tells the loop ------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerUp:
+    """A worker can be leased to."""
+
+    worker: str
+    node: str
+    device: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerDown:
+    """A worker died with whatever was leased to it. A replacement comes as its own `WorkerUp`."""
+
+    worker: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerReport:
+    """A worker's answers since its last report, and what it is doing now."""
+
+    worker: str
+    outcomes: tuple[ChunkOutcome, ...] = ()
+    heartbeat: Heartbeat = field(default_factory=Heartbeat)
+
+
+Message: TypeAlias = "WorkerUp | WorkerDown | WorkerReport"
+
+
+def count_kinds(problems: tuple[TaskProblem, ...]) -> Mapping[FailureKind, int]:
+    """Return how many of `problems` are of each kind, in order of first appearance."""
+    counts: dict[FailureKind, int] = {}
+    for problem in problems:
+        counts[problem.kind] = counts.get(problem.kind, 0) + 1
+    return counts

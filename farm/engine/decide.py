@@ -1,0 +1,203 @@
+"""What to do after something went wrong: one pure function, read and tested as a table.
+
+Two kinds of count are kept apart. A task's own failures spend its *tries*. Deaths of workers raise
+*suspicion* (`crashes`): a death has no author until it happens with one task alone in flight, so
+the first death of a chunk only sends its tasks elsewhere, one at a time, and the next one has a
+name. Failures of the machinery (store, model loading) charge no task at all.
+
+Everything here is bounded, which is why a run ends:
+
+- `tries` and `crashes` only grow, and each has a limit after which the task gets its failed row.
+- A chunk is split at most once: `alone` is never taken back.
+- Store faults in a row and deaths without a finished task in between have limits that end the run.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from farm.task import FailureKind
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policy:
+    """The limits of patience."""
+
+    retries: int = 2
+    """More tries of a task after a failure that another try may cure."""
+    deaths_alone: int = 3
+    """A task is given up when this many workers died with it, the last ones with it alone."""
+    load_failures: int = 2
+    """A pipeline that failed to load this often, and never succeeded, is given up."""
+    store_faults: int = 8
+    """The run ends at this many store faults with nothing committed in between."""
+    store_delay_s: float = 1.0
+    """Pause after the first store fault; doubles with each, up to `store_delay_max_s`."""
+    store_delay_max_s: float = 30.0
+    fruitless_deaths: int = 40
+    """The run ends at this many deaths of workers without a task finished in between."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class History:
+    """What the tasks of a chunk have been through in this run."""
+
+    attempt: int = 1
+    """Counts leases; orders the rows of one task."""
+    tries: int = 0
+    """Failures of the task itself that another try might have cured."""
+    crashes: int = 0
+    """Workers that died while these tasks were, or may have been, in flight."""
+    alone: bool = False
+    """Rendered one at a time, each noted in the store before it starts."""
+
+
+# --- what can go wrong --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskFailed:
+    """A renderer answered `Failed`, or raised with this task in flight.
+
+    `in_company`: it raised while it held other tasks too, so it is not known whose fault it was.
+    """
+
+    kind: FailureKind
+    in_company: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerDied:
+    """The process or its node went away. `known`: exactly one task was in flight."""
+
+    known: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadFailed:
+    """A worker could not open the pipeline, or died while it tried."""
+
+    failures: int
+    """Of this pipeline in this run, this one included."""
+    ever_loaded: bool
+    """Some worker did open it in this run."""
+    elsewhere: bool
+    """There is, or will be, a worker on which it has not failed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreFailed:
+    """The output could not be written or read. `in_a_row`: this one included."""
+
+    in_a_row: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fruitless:
+    """Workers died, and no task was finished in between. `in_a_row`: this one included."""
+
+    in_a_row: int
+
+
+Failure: TypeAlias = "TaskFailed | WorkerDied | LoadFailed | StoreFailed | Fruitless"
+
+
+# --- what can be done ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retry:
+    """Lease the tasks again, with this history."""
+
+    history: History
+    elsewhere: bool = False
+    """Not on the worker that failed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Split:
+    """Lease the tasks again one at a time, so that the next death has a name."""
+
+    history: History
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GiveUp:
+    """The tasks get failed rows of this kind."""
+
+    kind: FailureKind
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pause:
+    """Charge nobody; lease nothing for a while; then go on as before."""
+
+    delay_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Proceed:
+    """Nothing beyond what the other failures ask for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndRun:
+    """Going on would only burn time. What is committed stays."""
+
+
+Decision: TypeAlias = "Retry | Split | GiveUp | Pause | Proceed | EndRun"
+
+CURABLE = frozenset({FailureKind.BAD_OUTPUT, FailureKind.INTERNAL})
+"""Kinds of failure that another try may cure. The others are properties of the task."""
+
+
+def decide(  # noqa: C901, PLR0911 - one branch per row of the table
+    failure: Failure, history: History, policy: Policy
+) -> Decision:
+    """Return what to do about `failure`, for tasks that have been through `history`."""
+    match failure:
+        case TaskFailed(in_company=True) if not history.alone:
+            return Retry(history=leased_again(history, alone=True))
+        case TaskFailed(kind=kind) if kind in CURABLE and history.tries < policy.retries:
+            return Retry(history=leased_again(history, tries=history.tries + 1, alone=True))
+        case TaskFailed(kind=kind):
+            return GiveUp(kind=kind)
+
+        case WorkerDied(known=True) if history.crashes + 1 >= policy.deaths_alone:
+            return GiveUp(kind=FailureKind.WORKER_DIED)
+        case WorkerDied(known=True):
+            crashed = leased_again(history, crashes=history.crashes + 1, alone=True)
+            return Retry(history=crashed, elsewhere=True)
+        case WorkerDied():
+            return Split(history=leased_again(history, crashes=max(1, history.crashes), alone=True))
+
+        case LoadFailed(failures=failures, ever_loaded=loaded, elsewhere=elsewhere):
+            if not elsewhere or (failures >= policy.load_failures and not loaded):
+                return GiveUp(kind=FailureKind.LOAD_FAILED)
+            return Retry(history=leased_again(history), elsewhere=True)
+
+        case StoreFailed(in_a_row=count) if count >= policy.store_faults:
+            return EndRun()
+        case StoreFailed(in_a_row=count):
+            delay_s = policy.store_delay_s * 2.0 ** (count - 1)
+            return Pause(delay_s=min(delay_s, policy.store_delay_max_s))
+
+        case Fruitless(in_a_row=count):
+            return EndRun() if count >= policy.fruitless_deaths else Proceed()
+
+
+def leased_again(
+    history: History,
+    *,
+    tries: int | None = None,
+    crashes: int | None = None,
+    alone: bool | None = None,
+) -> History:
+    """Return `history` as it is at the next lease; what is not given stays as it was."""
+    return History(
+        attempt=history.attempt + 1,
+        tries=history.tries if tries is None else tries,
+        crashes=history.crashes if crashes is None else crashes,
+        alone=history.alone if alone is None else alone,
+    )

@@ -1,0 +1,124 @@
+"""Which tasks may be in flight, written where a death cannot take it along.
+
+A worker writes a small file in the store before it hands tasks to its renderer and deletes it once
+their rows are committed. So a file without a living worker is suspicion: one of its tasks may have
+killed the process. The driver reads it when a worker dies; the next run reads what a driver left
+behind that died with its workers. A poison task is therefore not forgotten by starting again.
+
+A chunk rendered one at a time names only the task in flight, so its file is proof, not suspicion.
+
+Suspicion is only ever advice about care. Were every file lost, or a stale one believed, the catalog
+would be the same: tasks would be rendered at another pace.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from farm.engine.decide import History
+
+_PREFIX = "leases/"
+
+
+class Control(Protocol):
+    """The part of `Store.control` that the journal needs: small named texts."""
+
+    def read(self, name: str) -> str | None:
+        """Return a text, or None if there is none of that name."""
+        ...
+
+    def write(self, name: str, text: str) -> None:
+        """Write or replace a text, whole."""
+        ...
+
+    def names(self, prefix: str) -> Iterable[str]:
+        """Return the names that begin with `prefix`."""
+        ...
+
+    def delete(self, name: str) -> None:
+        """Delete a text; harmless if there is none."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    """What a worker had in hand. No digests: it was still loading its pipeline."""
+
+    digests: tuple[bytes, ...]
+    crashes: int
+    alone: bool
+
+    @property
+    def names_one(self) -> bool:
+        """A death under this lease has one author."""
+        return len(self.digests) == 1
+
+
+class Journal:
+    """The leases of one run, among those of every other run into the same output.
+
+    Every method raises `StoreError` if the store cannot be used.
+    """
+
+    def __init__(self, control: Control, *, run: int) -> None:
+        self._control = control
+        self._own = f"{_PREFIX}r{run:05d}-"
+
+    def note(self, chunk: str, *, digests: Sequence[bytes], history: History) -> None:
+        """Write that these tasks, and no others of `chunk`, may be in flight from now on."""
+        facts = {
+            "crashes": history.crashes,
+            "alone": history.alone,
+            "tasks": [digest.hex() for digest in digests],
+        }
+        self._control.write(self._name(chunk), json.dumps(facts))
+
+    def clear(self, chunk: str) -> None:
+        """Forget a chunk: nothing of it is in flight."""
+        self._control.delete(self._name(chunk))
+
+    def read(self, chunk: str) -> Lease | None:
+        """Return what a worker had in hand of `chunk`; None: nothing was begun, or all is done."""
+        text = self._control.read(self._name(chunk))
+        return None if text is None else _parse(text)
+
+    def left_behind(self) -> Mapping[bytes, int]:
+        """Return, by task digest, how many deaths the leases of other runs make it suspect of."""
+        suspects: dict[bytes, int] = {}
+        for name in self._others():
+            text = self._control.read(name)
+            lease = _parse(text) if text is not None else None
+            if lease is None:
+                continue
+            crashes = lease.crashes + 1 if lease.names_one else max(1, lease.crashes)
+            for digest in lease.digests:
+                suspects[digest] = max(crashes, suspects.get(digest, 0))
+        return suspects
+
+    def forgive(self) -> None:
+        """Delete the leases of other runs, once everything they name has been tried again."""
+        for name in self._others():
+            self._control.delete(name)
+
+    def _others(self) -> list[str]:
+        names = self._control.names(_PREFIX)
+        return sorted(name for name in names if not name.startswith(self._own))
+
+    def _name(self, chunk: str) -> str:
+        return f"{self._own}{chunk}.json"
+
+
+def _parse(text: str) -> Lease | None:
+    """Return the lease that `text` spells, or None if it is not one: it is only advice."""
+    try:
+        facts = json.loads(text)
+        return Lease(
+            digests=tuple(bytes.fromhex(digits) for digits in facts["tasks"]),
+            crashes=int(facts["crashes"]),
+            alone=bool(facts["alone"]),
+        )
+    except (ValueError, KeyError, TypeError):
+        return None

@@ -1,0 +1,571 @@
+"""The one scheduling loop: a plan goes in, events come out, the store fills.
+
+```
+while there is work:   heed stop requests -> settle deaths -> lease chunks -> wait -> take answers
+```
+
+The loop holds who has what; `Workload` holds what is left; `decide` says what a failure means; an
+executor runs the workers. The store is the only truth: a chunk is done because its part is there,
+and before the tasks of a dead worker are leased again the store is asked what it did commit. So
+everything here may be forgotten at any moment, and nothing committed is lost or rendered again.
+
+Memory is bounded by workers and chunks in flight, not by tasks.
+"""
+
+from __future__ import annotations
+
+import itertools
+import platform
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from farm.engine import events
+from farm.engine.chunks import (
+    Chunk,
+    ChunkOutcome,
+    Fault,
+    Heartbeat,
+    Message,
+    WorkerDown,
+    WorkerReport,
+    WorkerSetup,
+    WorkerUp,
+)
+from farm.engine.decide import (
+    Decision,
+    EndRun,
+    Fruitless,
+    GiveUp,
+    History,
+    LoadFailed,
+    Pause,
+    Policy,
+    Proceed,
+    Retry,
+    Split,
+    StoreFailed,
+    TaskFailed,
+    WorkerDied,
+    decide,
+    leased_again,
+)
+from farm.engine.events import Event, RunReport
+from farm.engine.executor import Executor, Stop
+from farm.engine.journal import Journal
+from farm.engine.workload import Piece, Workload
+from farm.errors import FarmError, StoreError
+from farm.manifest.job import Job
+from farm.planner import Plan
+from farm.store import Store, row_for
+from farm.task import (
+    Failed,
+    FailureKind,
+    PipelineKey,
+    TaskId,
+    TaskSpec,
+    format_task_id,
+    task_digest,
+)
+
+WAIT_S = 0.5
+"""Longest wait for news; also how soon a stop request is heeded."""
+LEASES_PER_WORKER = 2
+"""One rendering, one waiting behind it, so that a stream can run on."""
+ROWS_PER_VERDICT = 4096
+"""Failed rows that the driver writes at a time, when a whole pipeline is given up."""
+
+
+def run(
+    plan: Plan,
+    *,
+    job: Job,
+    store: Store,
+    executor: Executor,
+    reason: str = "",
+    stop: Stop | None = None,
+    policy: Policy | None = None,
+    factory: str | None = None,
+    clock: Callable[[], float] = time.monotonic,
+) -> Iterator[Event]:
+    """Render what `plan` says is left, yielding what happens as it happens.
+
+    With nothing left, no worker is started and nothing is written. Whoever stops reading ends the
+    run: the workers are closed, and what was committed stays.
+
+    Args:
+        plan: what is left of the job's tasks.
+        job: how images are named and written, and how patient to be.
+        store: where everything goes.
+        executor: runs the workers; started and closed here.
+        reason: why this executor, for the reader of `RunStarted`.
+        stop: lets somebody else end the run early.
+        policy: limits of patience; the job's own by default.
+        factory: entry point of a renderer to use in place of the backends' own.
+        clock: seconds from anywhere, never backwards.
+
+    Raises:
+        StoreError: the output kept failing. What was committed stays.
+        FarmError: workers kept dying, or cannot be started.
+    """
+    started = clock()
+    yield events.RunStarted(
+        tasks=plan.unique_tasks,
+        done=plan.done,
+        failed_before=plan.failed,
+        to_render=plan.to_render,
+        executor=executor.name,
+        workers=executor.size,
+        reason=reason,
+        output=store.url,
+    )
+    tally = _Tally()
+    stop = stop or Stop()
+    if plan.to_render:
+        policy = policy or Policy(retries=job.retries)
+        number = store.begin_run()
+        setup = WorkerSetup(
+            store_url=store.url, job=job, run=number, policy=policy, factory=factory
+        )
+        journal = Journal(store.control, run=number)
+        workload = Workload(plan.backlog(), suspects=journal.left_behind())
+        yield from _Run(
+            setup=setup,
+            store=store,
+            journal=journal,
+            workload=workload,
+            executor=executor,
+            stop=stop,
+            clock=clock,
+            tally=tally,
+        ).events()
+    seconds = clock() - started
+    yield events.RunFinished(
+        report=RunReport(
+            rendered=tally.rendered,
+            failed=sum(tally.failures.values()),
+            skipped=plan.unique_tasks - plan.to_render,
+            unfinished=plan.to_render - tally.rendered - sum(tally.failures.values()),
+            seconds=seconds,
+            images_per_second=tally.rendered / seconds if seconds else 0.0,
+            denoiser_evaluations=tally.denoiser_evaluations,
+            efficiency=None,
+            output=store.url,
+            failures=dict(tally.failures),
+            interrupted=stop.asked,
+        )
+    )
+
+
+@dataclass(slots=True, kw_only=True)
+class _Tally:
+    """What the run's committed rows add up to."""
+
+    rendered: int = 0
+    failures: Counter[FailureKind] = field(default_factory=Counter)
+    denoiser_evaluations: int = 0
+
+
+@dataclass(slots=True, kw_only=True)
+class _WorkerState:
+    """What the loop knows of a live worker."""
+
+    leases: dict[str, Chunk] = field(default_factory=dict)
+    """By chunk id, in the order they were leased."""
+    key: PipelineKey | None = None
+    """The pipeline of its latest lease."""
+    refused: set[PipelineKey] = field(default_factory=set)
+    """What failed to load there."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Grave:
+    """A chunk whose worker is gone; what became of its tasks has to be read from the store."""
+
+    chunk: Chunk
+    reason: str
+    blame: bool
+    """The worker died. False: we discarded it ourselves, and the chunk had not been begun."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Verdict:
+    """Tasks that were given up and whose failed rows the driver has to write."""
+
+    tasks: tuple[TaskSpec, ...]
+    kind: FailureKind
+    message: str
+    attempt: int
+
+
+@dataclass(slots=True, kw_only=True)
+class _Run:
+    """One run, from the first worker to the last commit."""
+
+    setup: WorkerSetup
+    store: Store
+    journal: Journal
+    workload: Workload
+    executor: Executor
+    stop: Stop
+    clock: Callable[[], float]
+    tally: _Tally
+
+    workers: dict[str, _WorkerState] = field(default_factory=dict)
+    graves: deque[_Grave] = field(default_factory=deque)
+    verdicts: deque[_Verdict] = field(default_factory=deque)
+    loaded: set[PipelineKey] = field(default_factory=set)
+    """Pipelines that some worker opened in this run."""
+    load_failures: Counter[PipelineKey] = field(default_factory=Counter)
+    given_up: dict[PipelineKey, str] = field(default_factory=dict)
+    """Pipelines that cannot be loaded, and why."""
+    store_faults: int = 0
+    """In a row, with nothing committed in between."""
+    deaths: int = 0
+    """In a row, with no task finished in between."""
+    paused_until: float = 0.0
+    heartbeats: dict[str, Heartbeat] = field(default_factory=dict)
+    told_to_stop: bool = False
+    verdict_numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+
+    # --- the loop -------------------------------------------------------------------------------
+
+    def events(self) -> Iterator[Event]:
+        """Run to the end."""
+        self.executor.start(self.setup)
+        try:
+            while not self.is_over():
+                yield from self.heed_stop()
+                yield from self.tend_store()
+                yield from self.lease()
+                for message in self.executor.wait(self.patience()):
+                    yield from self.take(message)
+        finally:
+            self.executor.close()
+        if not self.stop.asked:
+            self.journal.forgive()
+
+    def is_over(self) -> bool:
+        """Whether nothing is left to do, or nothing is left to wait for."""
+        if self.stop.insisted:
+            return True
+        if any(worker.leases for worker in self.workers.values()):
+            return False
+        if self.stop.asked:
+            return True
+        return not (self.workload or self.graves or self.verdicts)
+
+    def heed_stop(self) -> Iterator[Event]:
+        """Pass a stop request on, once."""
+        if self.stop.asked and not self.told_to_stop:
+            self.told_to_stop = True
+            self.executor.ask_to_stop()
+            yield events.Notice(message="stopping: finished images are being committed")
+
+    def patience(self) -> float:
+        """Return how long to wait for news, in seconds."""
+        pause = self.paused_until - self.clock()
+        return min(WAIT_S, pause) if pause > 0 else WAIT_S
+
+    def lease(self) -> Iterator[Event]:
+        """Give every worker its next chunks: first those that have none."""
+        if self.stop.asked or self.clock() < self.paused_until:
+            return
+        for depth in range(1, LEASES_PER_WORKER + 1):
+            for name, worker in self.workers.items():
+                if len(worker.leases) < depth and (chunk := self.next_chunk(worker)):
+                    if chunk.history.crashes >= self.policy.deaths_alone:
+                        self.condemn(chunk)
+                        continue
+                    worker.key = chunk.key
+                    worker.leases[chunk.id] = chunk
+                    self.executor.lease(name, chunk)
+                    yield events.ChunkStarted(
+                        chunk=chunk.id,
+                        worker=name,
+                        tasks=len(chunk.tasks),
+                        attempt=chunk.history.attempt,
+                        model=chunk.key.model,
+                        backend=chunk.key.backend,
+                    )
+
+    def condemn(self, chunk: Chunk) -> None:
+        """Give up tasks that were enough workers' deaths in earlier runs."""
+        message = f"{chunk.history.crashes} workers died with this task in flight, in earlier runs"
+        self.verdicts.append(
+            _Verdict(
+                tasks=chunk.tasks,
+                kind=FailureKind.WORKER_DIED,
+                message=message,
+                attempt=chunk.history.attempt,
+            )
+        )
+
+    def next_chunk(self, worker: _WorkerState) -> Chunk | None:
+        """Return what `worker` should be leased, or None if nothing should."""
+        held = Counter(state.key for state in self.workers.values() if state.key is not None)
+        key = self.workload.choose_key(worker.key, refused=worker.refused, held=held)
+        if key is None:
+            return None
+        is_ahead = bool(worker.leases)
+        if is_ahead and (key != worker.key or self.workload.pending(key) <= len(self.workers)):
+            # A chunk that waits here could be rendered elsewhere, or this worker may be needed
+            # for another pipeline by the time it is free.
+            return None
+        return self.workload.cut(key, workers=max(1, len(self.workers)))
+
+    # --- what workers say -----------------------------------------------------------------------
+
+    def take(self, message: Message) -> Iterator[Event]:
+        """Take in one message."""
+        match message:
+            case WorkerUp():
+                self.workers[message.worker] = _WorkerState()
+                yield events.WorkerReady(
+                    worker=message.worker, node=message.node, device=message.device
+                )
+            case WorkerDown():
+                yield from self.bury_worker(message.worker, message.reason, blame=True)
+                self.deaths += 1
+                if decide(Fruitless(in_a_row=self.deaths), History(), self.policy) == EndRun():
+                    raise FarmError(
+                        f"workers keep dying: {self.deaths} in a row, and no task was finished "
+                        "in between",
+                        note=f"the last one: {message.reason}",
+                        hint="run `farm doctor`, or see the error itself with `--executor inline`",
+                    )
+            case WorkerReport():
+                yield from self.take_report(message)
+
+    def take_report(self, report: WorkerReport) -> Iterator[Event]:
+        """Settle the chunks that a worker answers, and say what it is doing."""
+        if (worker := self.workers.get(report.worker)) is None:
+            return  # answered after it was given up for dead: its chunks are read from the store
+        is_spent = False
+        for outcome in report.outcomes:
+            chunk = worker.leases.pop(outcome.chunk)
+            yield from self.settle(report.worker, chunk, outcome)
+            is_spent |= outcome.fault is not None and outcome.fault.kind == "renderer"
+        if report.heartbeat != self.heartbeats.get(report.worker):
+            self.heartbeats[report.worker] = report.heartbeat
+            yield _progress(report.worker, report.heartbeat)
+        if is_spent:
+            yield from self.bury_worker(
+                report.worker, "its renderer raised, so the process is replaced", blame=False
+            )
+            self.executor.replace(report.worker)
+
+    def settle(self, worker: str, chunk: Chunk, outcome: ChunkOutcome) -> Iterator[Event]:
+        """Account for one answered chunk, and send back what it leaves."""
+        finished = outcome.rendered + len(outcome.failed)
+        self.tally.rendered += outcome.rendered
+        self.tally.failures.update(problem.kind for problem in outcome.failed)
+        self.tally.denoiser_evaluations += outcome.denoiser_evaluations
+        if finished or outcome.again:
+            self.loaded.add(chunk.key)
+            self.deaths = 0
+        if finished:
+            self.store_faults = 0
+            if outcome.seconds > 0 and not chunk.history.alone:
+                self.workload.learn(chunk.key, seconds=outcome.seconds, tasks=finished)
+        yield events.ChunkDone(
+            chunk=chunk.id,
+            worker=worker,
+            rendered=outcome.rendered,
+            failed=len(outcome.failed),
+            unfinished=len(outcome.undone) + len(outcome.again),
+            seconds=outcome.seconds,
+            last_image=outcome.last_image,
+        )
+        for problem in outcome.failed:
+            yield events.TaskFailed(
+                task_id=problem.task_id, kind=problem.kind, message=problem.message
+            )
+        for problem in outcome.again:
+            failure = TaskFailed(kind=problem.kind, in_company=problem.in_company)
+            verdict = decide(failure, chunk.history, self.policy)
+            tasks = (chunk.tasks[problem.index],)
+            yield from self.apply(verdict, chunk, tasks, problem.message)
+        undone = tuple(chunk.tasks[index] for index in outcome.undone)
+        match outcome.fault:
+            case Fault(kind="load", message=message):
+                self.workers[worker].refused.add(chunk.key)
+                elsewhere = any(chunk.key not in state.refused for state in self.workers.values())
+                yield from self.fail_to_load(chunk, undone, message, elsewhere=elsewhere)
+            case Fault(kind="store", message=message):
+                self.put_back(chunk, undone)
+                yield from self.suffer_store(StoreError(message))
+            case _:
+                self.put_back(chunk, undone)
+
+    # --- what failures mean ---------------------------------------------------------------------
+
+    @property
+    def policy(self) -> Policy:
+        """The limits of patience."""
+        return self.setup.policy
+
+    def apply(
+        self, decision: Decision, chunk: Chunk, tasks: tuple[TaskSpec, ...], reason: str
+    ) -> Iterator[Event]:
+        """Do with `tasks` of `chunk` as decided."""
+        match decision:
+            case Retry(history=history) | Split(history=history):
+                self.workload.put_back(Piece(key=chunk.key, tasks=tasks, history=history))
+                yield events.ChunkRetried(
+                    chunk=chunk.id, tasks=len(tasks), attempt=history.attempt, reason=reason
+                )
+            case GiveUp(kind=kind):
+                self.verdicts.append(
+                    _Verdict(tasks=tasks, kind=kind, message=reason, attempt=chunk.history.attempt)
+                )
+            case Pause() | Proceed() | EndRun():
+                raise AssertionError(f"{decision} is not about tasks")
+
+    def put_back(self, chunk: Chunk, tasks: tuple[TaskSpec, ...]) -> None:
+        """Take tasks back uncharged."""
+        history = leased_again(chunk.history)
+        self.workload.put_back(Piece(key=chunk.key, tasks=tasks, history=history))
+
+    def bury_worker(self, name: str, reason: str, *, blame: bool) -> Iterator[Event]:
+        """Forget a worker; what it was leased is settled from the store."""
+        worker = self.workers.pop(name, None)
+        self.heartbeats.pop(name, None)
+        yield events.WorkerLost(worker=name, reason=reason)
+        if worker is not None:
+            for chunk in worker.leases.values():
+                self.graves.append(_Grave(chunk=chunk, reason=reason, blame=blame))
+
+    def fail_to_load(
+        self, chunk: Chunk, tasks: tuple[TaskSpec, ...], message: str, *, elsewhere: bool
+    ) -> Iterator[Event]:
+        """Send the tasks of a pipeline elsewhere, or give the pipeline up."""
+        key = chunk.key
+        self.load_failures[key] += 1
+        decision = decide(
+            LoadFailed(
+                failures=self.load_failures[key],
+                ever_loaded=key in self.loaded,
+                elsewhere=elsewhere,
+            ),
+            chunk.history,
+            self.policy,
+        )
+        if isinstance(decision, GiveUp) and key not in self.given_up:
+            self.given_up[key] = message
+            yield events.Notice(message=f"{key.model} ({key.backend}) cannot be loaded: {message}")
+        yield from self.apply(decision, chunk, tasks, message)
+
+    def suffer_store(self, error: StoreError) -> Iterator[Event]:
+        """Charge nobody, wait a while, and end the run if that does not help."""
+        if self.clock() < self.paused_until:
+            return  # several workers met the same fault
+        self.store_faults += 1
+        match decide(StoreFailed(in_a_row=self.store_faults), History(), self.policy):
+            case Pause(delay_s=delay_s):
+                self.paused_until = self.clock() + delay_s
+                yield events.Notice(message=f"the store failed, next try in {delay_s:g} s: {error}")
+            case _:
+                raise error
+
+    # --- what the driver itself asks of the store -----------------------------------------------
+
+    def tend_store(self) -> Iterator[Event]:
+        """Settle the dead and write failed rows, unless the store is being given a rest."""
+        if self.clock() < self.paused_until:
+            return
+        try:
+            while self.graves:
+                yield from self.settle_grave(self.graves[0])
+                self.graves.popleft()
+            self.condemn_pipelines()
+            while self.verdicts:
+                yield from self.execute(self.verdicts[0])
+                self.verdicts.popleft()
+        except StoreError as error:
+            yield from self.suffer_store(error)
+
+    def settle_grave(self, grave: _Grave) -> Iterator[Event]:
+        """Take what a dead worker committed; decide about the rest."""
+        chunk = grave.chunk
+        lease = self.journal.read(chunk.id)
+        committed = self.store.committed_by(run=self.setup.run, chunk=chunk.id)
+        self.journal.clear(chunk.id)
+        digests = {task: task_digest(task) for task in chunk.tasks}
+        for digest, failure in committed.items():
+            self.deaths = 0
+            if failure is None:
+                self.tally.rendered += 1
+            else:
+                kind = FailureKind(failure.kind)
+                self.tally.failures[kind] += 1
+                yield events.TaskFailed(
+                    task_id=format_task_id(digest), kind=kind, message=failure.message
+                )
+        left = tuple(task for task in chunk.tasks if digests[task] not in committed)
+        if lease is None or not grave.blame:
+            self.put_back(chunk, left)
+            return
+        if lease.alone and not lease.digests:
+            # Whoever takes the dead worker's place has not tried it yet.
+            yield from self.fail_to_load(chunk, left, grave.reason, elsewhere=True)
+            return
+        suspects = tuple(task for task in left if digests[task] in lease.digests)
+        self.put_back(chunk, tuple(task for task in left if digests[task] not in lease.digests))
+        if suspects:
+            decision = decide(WorkerDied(known=len(suspects) == 1), chunk.history, self.policy)
+            yield from self.apply(decision, chunk, suspects, grave.reason)
+
+    def condemn_pipelines(self) -> None:
+        """Pass verdict on what waits for pipelines that cannot be loaded, a slice at a time."""
+        for key, message in self.given_up.items():
+            if self.workload.pending(key) and not self.verdicts:
+                self.verdicts.append(
+                    _Verdict(
+                        tasks=self.workload.drain(key, ROWS_PER_VERDICT),
+                        kind=FailureKind.LOAD_FAILED,
+                        message=message,
+                        attempt=1,
+                    )
+                )
+
+    def execute(self, verdict: _Verdict) -> Iterator[Event]:
+        """Write the failed rows of tasks that no worker can write."""
+        now = datetime.now(UTC)
+        rows = [
+            row_for(
+                Failed(task=task, kind=verdict.kind, message=verdict.message),
+                job=self.setup.job.name,
+                image=None,
+                run=self.setup.run,
+                attempt=verdict.attempt,
+                worker="driver",
+                node=platform.node(),
+                started_at=now,
+                finished_at=now,
+            )
+            for task in verdict.tasks
+        ]
+        self.store.commit(
+            rows, run=self.setup.run, chunk=f"driver-{next(self.verdict_numbers)}", attempt=1
+        )
+        self.store_faults = 0
+        self.tally.failures[verdict.kind] += len(rows)
+        for row in rows:
+            yield events.TaskFailed(
+                task_id=TaskId(row.task_id), kind=verdict.kind, message=verdict.message
+            )
+
+
+def _progress(worker: str, heartbeat: Heartbeat) -> Event:
+    return events.Progress(
+        worker=worker,
+        phase=heartbeat.phase,
+        rendered=heartbeat.rendered,
+        failed=heartbeat.failed,
+        in_flight=heartbeat.in_flight,
+        last_image=heartbeat.last_image,
+        settings=heartbeat.settings,
+    )

@@ -1,0 +1,516 @@
+"""What one worker does with the chunks it is leased.
+
+One thread renders: it keeps one pipeline open and feeds it tasks as a stream that runs on across
+chunks of the same pipeline, so a renderer never drains its batch at a chunk's end. A few threads
+encode and write images beside it. One more thread commits: it waits for a chunk's images, writes
+its part, and only then answers. So the renderer waits for the disk only when the disk is the
+bottleneck.
+
+Order is what makes a kill harmless: images first, then the part, then the journal entry goes, then
+the answer. Between any two of these the process may die, and nothing committed is lost or rendered
+again.
+
+A chunk that runs long commits what it has every `commit_every_s`, as further parts with names of
+their own (`c00012.1`, `c00012.2`, ...): a kill costs at most that many seconds of finished images.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from farm.engine.chunks import (
+    Chunk,
+    ChunkOutcome,
+    Fault,
+    Heartbeat,
+    Phase,
+    TaskProblem,
+    WorkerReport,
+    WorkerSetup,
+)
+from farm.engine.decide import GiveUp, TaskFailed, decide
+from farm.engine.journal import Journal
+from farm.errors import FarmError, StoreError
+from farm.render import Renderer, open_renderer
+from farm.store import Row, Store, encode_image, image_suffix, row_for, with_image
+from farm.task import (
+    Failed,
+    FailureKind,
+    PipelineKey,
+    Rendered,
+    RenderResult,
+    TaskSpec,
+    task_digest,
+    task_id,
+)
+
+WRITERS = 2
+"""Threads that encode and write. Compression leaves the interpreter's lock, so they do overlap."""
+UNWRITTEN_LIMIT = 32
+"""Images that may wait to be written before the renderer waits for the writers."""
+MESSAGE_LIMIT = 2000
+"""Characters of an error message that are kept."""
+
+
+@dataclass(slots=True, kw_only=True)
+class _Batch:
+    """What a lot has for the store and has not handed to the committing thread yet."""
+
+    writes: list[tuple[int, Future[Row]]] = field(default_factory=list)
+    failures: list[tuple[TaskProblem, Row]] = field(default_factory=list)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Lot:
+    """A chunk being rendered. The rendering thread fills it; the committing thread empties it."""
+
+    chunk: Chunk
+    began: float
+    left: int
+    load_seconds: float = 0.0
+    seconds: float = 0.0
+    images: int = 0
+    failures: int = 0
+    evaluations: int = 0
+    last_commit: float = 0.0
+    batch: _Batch = field(default_factory=_Batch)
+    again: list[TaskProblem] = field(default_factory=list)
+    write_times: list[float] = field(default_factory=list)
+    """Seconds; a list because several threads add to it."""
+    # Filled by the committing thread alone:
+    parts: list[str] = field(default_factory=list)
+    committed: set[int] = field(default_factory=set)
+    rendered: int = 0
+    failed: list[TaskProblem] = field(default_factory=list)
+    """In the order of the rows."""
+    commit_seconds: float = 0.0
+
+    def unload(self) -> _Batch:
+        """Take what there is for the store; called by the rendering thread."""
+        batch, self.batch = self.batch, _Batch()
+        return batch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _InFlight:
+    lot: _Lot
+    index: int
+    since: datetime
+
+
+class Worker:
+    """Renders chunks into a store.
+
+    `lease`, `ask_to_stop` and `report` may be called from any thread; `work` and `close` from the
+    one that renders.
+    """
+
+    def __init__(
+        self,
+        setup: WorkerSetup,
+        *,
+        name: str,
+        node: str,
+        device: str = "auto",
+        threads: int | None = None,
+    ) -> None:
+        """Open the store; load nothing yet.
+
+        Raises:
+            OutputError: the store cannot be opened from here.
+        """
+        self.name = name
+        self.node = node
+        self._setup = setup
+        self._device = device
+        self._threads = threads
+        self._store = Store.open(setup.store_url)
+        self._journal = Journal(self._store.control, run=setup.run)
+        self._renderer: Renderer | None = None
+        self._key: PipelineKey | None = None
+
+        self._news = threading.Condition()
+        self._inbox: deque[Chunk] = deque()
+        self._outbox: list[ChunkOutcome] = []
+        self._bug: BaseException | None = None
+        self._stopping = False
+        self._spent = False
+        self._store_fault: str | None = None
+
+        self._lots: dict[str, _Lot] = {}
+        self._in_flight: dict[TaskSpec, _InFlight] = {}
+        self._unwritten: deque[Future[Row]] = deque()
+        self._writers = ThreadPoolExecutor(WRITERS, thread_name_prefix=f"{name}-write")
+        self._committer = ThreadPoolExecutor(1, thread_name_prefix=f"{name}-commit")
+        self._last_close = 0.0
+        self._phase: Phase = "idle"
+        self._latest: TaskSpec | None = None
+        self._last_image: str | None = None
+
+    # --- from any thread ------------------------------------------------------------------------
+
+    def lease(self, chunk: Chunk) -> None:
+        """Take a chunk, to be answered by exactly one outcome."""
+        with self._news:
+            self._inbox.append(chunk)
+            self._news.notify_all()
+
+    def ask_to_stop(self) -> None:
+        """Take no more tasks; finish those in flight, commit, and answer the rest as undone."""
+        with self._news:
+            self._stopping = True
+            self._news.notify_all()
+
+    def report(self, timeout_s: float) -> WorkerReport:
+        """Return outcomes as soon as there are any, else what is going on after `timeout_s`."""
+        with self._news:
+            self._news.wait_for(lambda: self._outbox or self._bug, timeout_s)
+            outcomes, self._outbox = tuple(self._outbox), []
+            if self._bug is not None:
+                raise self._bug
+        return WorkerReport(worker=self.name, outcomes=outcomes, heartbeat=self._heartbeat())
+
+    def wait_for_lease(self, timeout_s: float) -> bool:
+        """Return whether something is in the inbox, waiting up to `timeout_s` for it."""
+        with self._news:
+            return bool(self._news.wait_for(lambda: self._inbox, timeout_s))
+
+    @property
+    def has_news(self) -> bool:
+        """`report` would return outcomes at once."""
+        return bool(self._outbox or self._bug)
+
+    def prove_output(self, token: str) -> None:
+        """Write `token` where the driver can see it, if this output is the driver's output."""
+        self._store.control.write(f"probes/{self.name}", token)
+
+    def _heartbeat(self) -> Heartbeat:
+        lots = list(self._lots.values())
+        return Heartbeat(
+            phase=self._phase,
+            rendered=sum(lot.images for lot in lots),
+            failed=sum(lot.failures for lot in lots),
+            in_flight=len(self._in_flight),
+            last_image=self._last_image,
+            settings="" if self._latest is None else _describe(self._latest),
+        )
+
+    # --- the rendering thread -------------------------------------------------------------------
+
+    def work(self) -> Iterator[None]:
+        """Render what is in the inbox, one step an image, until the inbox is empty."""
+        while self._inbox:
+            yield from self._stream(self._inbox.popleft())
+            self._phase = "idle"
+
+    def close(self) -> None:
+        """Give back the pipeline and the threads. What is not committed is given up."""
+        self._writers.shutdown(wait=False, cancel_futures=True)
+        self._committer.shutdown(wait=False, cancel_futures=True)
+        if self._renderer is not None:
+            self._renderer.close()
+            self._renderer = None
+
+    def _stream(self, chunk: Chunk) -> Iterator[None]:
+        """Render `chunk`, and what follows it in the inbox as long as the stream can run on."""
+        lot = self._open(chunk)
+        fault: Fault | None = None
+        if not self._must_stop():
+            try:
+                renderer = self._ensure_renderer(lot)
+            except Exception as error:  # noqa: BLE001 - whatever a library raises while it loads
+                fault = Fault(kind="load", message=_explain(error))
+            else:
+                feed = self._feed_one_by_one if chunk.history.alone else self._feed
+                try:
+                    for stream in feed(lot):
+                        for result in renderer.render(stream):
+                            self._take(result)
+                            yield
+                except Exception as error:  # noqa: BLE001 - a renderer must not raise; this one did
+                    fault = Fault(kind="renderer", message=_explain(error))
+                    self._discard_renderer()
+                self._fail_unanswered(fault)
+        for open_lot in list(self._lots.values()):
+            if open_lot.left:
+                self._close(open_lot, fault)
+        self._later(self._forget_store_fault)
+
+    def _open(self, chunk: Chunk) -> _Lot:
+        lot = _Lot(chunk=chunk, began=time.perf_counter(), left=len(chunk.tasks))
+        lot.last_commit = lot.began
+        self._lots[chunk.id] = lot
+        alone = chunk.history.alone
+        self._note(lot, () if alone else [task_digest(task) for task in chunk.tasks])
+        return lot
+
+    def _note(self, lot: _Lot, digests: list[bytes] | tuple[()]) -> None:
+        if self._must_stop():
+            return
+        try:
+            self._journal.note(lot.chunk.id, digests=digests, history=lot.chunk.history)
+        except StoreError as error:
+            self._store_fault = str(error)
+
+    def _ensure_renderer(self, lot: _Lot) -> Renderer:
+        key = lot.chunk.key
+        if self._renderer is not None and self._key == key:
+            return self._renderer
+        self._phase = "loading"
+        if self._renderer is not None:
+            self._renderer.close()
+            self._renderer = None
+        started = time.perf_counter()
+        self._renderer = open_renderer(
+            key, device=self._device, threads=self._threads, factory=self._setup.factory
+        )
+        self._key = key
+        lot.began = time.perf_counter()
+        lot.load_seconds = lot.began - started
+        return self._renderer
+
+    def _discard_renderer(self) -> None:
+        """Drop a renderer that raised. Its process is not to be trusted either: see `Fault`."""
+        self._renderer = None
+        self._key = None
+        self._spent = True
+
+    def _must_stop(self) -> bool:
+        return self._stopping or self._spent or self._store_fault is not None
+
+    def _feed(self, lot: _Lot) -> Iterator[Iterator[TaskSpec]]:
+        """Yield one stream of tasks: of `lot`, then of the chunks that follow it."""
+
+        def tasks() -> Iterator[TaskSpec]:
+            following: _Lot | None = lot
+            while following is not None:
+                for index, task in enumerate(following.chunk.tasks):
+                    if self._must_stop():
+                        return
+                    yield self._launch(following, index, task)
+                following = self._open_next(lot.chunk.key)
+
+        self._phase = "rendering"
+        yield tasks()
+
+    def _feed_one_by_one(self, lot: _Lot) -> Iterator[Iterator[TaskSpec]]:
+        """Yield one stream a task, each task noted before it starts."""
+        self._phase = "rendering"
+        for index, task in enumerate(lot.chunk.tasks):
+            self._note(lot, [task_digest(task)])
+            if self._must_stop():
+                return
+            yield iter([self._launch(lot, index, task)])
+
+    def _open_next(self, key: PipelineKey) -> _Lot | None:
+        """Open the next chunk of the inbox if the stream can simply run on into it."""
+        if not self._inbox or self._must_stop():
+            return None
+        following = self._inbox[0]
+        if following.key != key or following.history.alone:
+            return None
+        return self._open(self._inbox.popleft())
+
+    def _launch(self, lot: _Lot, index: int, task: TaskSpec) -> TaskSpec:
+        self._in_flight[task] = _InFlight(lot=lot, index=index, since=datetime.now(UTC))
+        self._latest = task
+        return task
+
+    def _take(self, result: RenderResult) -> None:
+        """Send a result on its way to the store."""
+        flight = self._in_flight.pop(result.task)
+        lot = flight.lot
+        match result:
+            case Rendered():
+                lot.images += 1
+                lot.evaluations += result.denoiser_evaluations
+                self._wait_for_writers()
+                write = self._writers.submit(self._write, flight, result)
+                self._unwritten.append(write)
+                lot.batch.writes.append((flight.index, write))
+            case Failed():
+                self._fail(flight, result, in_company=False)
+        self._answered(lot)
+
+    def _answered(self, lot: _Lot) -> None:
+        lot.left -= 1
+        now = time.perf_counter()
+        if lot.left == 0:
+            self._close(lot, None)
+        elif now - lot.last_commit > self._setup.commit_every_s:
+            lot.last_commit = now
+            batch = lot.unload()
+            self._later(lambda: self._commit(lot, batch))
+
+    def _fail(self, flight: _InFlight, result: Failed, *, in_company: bool) -> None:
+        lot = flight.lot
+        problem = TaskProblem(
+            index=flight.index,
+            task_id=task_id(result.task),
+            kind=result.kind,
+            message=result.message[:MESSAGE_LIMIT],
+            in_company=in_company,
+        )
+        failure = TaskFailed(kind=result.kind, in_company=in_company)
+        if isinstance(decide(failure, lot.chunk.history, self._setup.policy), GiveUp):
+            row = self._row(result, chunk=lot.chunk, since=flight.since)
+            lot.batch.failures.append((problem, row))
+            lot.failures += 1
+        else:
+            lot.again.append(problem)
+
+    def _fail_unanswered(self, fault: Fault | None) -> None:
+        """Account for the tasks that the renderer took and never answered."""
+        message = fault.message if fault else "the renderer gave no answer for this task"
+        unanswered = list(self._in_flight.items())
+        self._in_flight.clear()
+        for task, flight in unanswered:
+            failed = Failed(task=task, kind=FailureKind.INTERNAL, message=message)
+            self._fail(flight, failed, in_company=len(unanswered) > 1)
+            self._answered(flight.lot)
+
+    def _wait_for_writers(self) -> None:
+        while self._unwritten and (
+            self._unwritten[0].done() or len(self._unwritten) >= UNWRITTEN_LIMIT
+        ):
+            error = self._unwritten.popleft().exception()
+            if isinstance(error, StoreError):
+                self._store_fault = str(error)
+
+    def _close(self, lot: _Lot, fault: Fault | None) -> None:
+        now = time.perf_counter()
+        lot.seconds = now - max(lot.began, self._last_close)
+        self._last_close = now
+        lot.left = 0
+        batch = lot.unload()
+        self._later(lambda: self._finish(lot, batch, fault))
+
+    # --- the writing threads --------------------------------------------------------------------
+
+    def _write(self, flight: _InFlight, result: Rendered) -> Row:
+        """Encode and write one image; return its row."""
+        started = time.perf_counter()
+        job = self._setup.job
+        row = self._row(result, chunk=flight.lot.chunk, since=flight.since)
+        data = encode_image(result.pixels, job.image, row)
+        image = self._store.put_image(
+            result.task, data, suffix=image_suffix(job.image), file_name=job.file_name
+        )
+        seconds = time.perf_counter() - started
+        flight.lot.write_times.append(seconds)
+        self._last_image = image.path
+        return with_image(dataclasses.replace(row, encode_ms=seconds * 1e3), image)
+
+    def _row(self, result: RenderResult, *, chunk: Chunk, since: datetime) -> Row:
+        return row_for(
+            result,
+            job=self._setup.job.name,
+            image=None,
+            run=self._setup.run,
+            attempt=chunk.history.attempt,
+            worker=self.name,
+            node=self.node,
+            started_at=since,
+            finished_at=datetime.now(UTC),
+        )
+
+    # --- the committing thread ------------------------------------------------------------------
+
+    def _later(self, act: Callable[[], None]) -> None:
+        """Have the committing thread do `act`, after everything it was given before."""
+
+        def guarded() -> None:
+            try:
+                act()
+            except BaseException as error:  # noqa: BLE001 - a bug of ours: `report` raises it
+                with self._news:
+                    self._bug = error
+                    self._news.notify_all()
+
+        self._committer.submit(guarded)
+
+    def _commit(self, lot: _Lot, batch: _Batch) -> None:
+        """Commit what is written of `batch` as one part; note a store fault and leave the rest."""
+        rows = [row for _, row in batch.failures]
+        written: list[int] = []
+        for index, write in batch.writes:
+            try:
+                rows.append(write.result())
+            except StoreError as error:
+                self._store_fault = str(error)
+            else:
+                written.append(index)
+        if not rows:
+            return
+        started = time.perf_counter()
+        name = f"{lot.chunk.id}.{len(lot.parts)}" if lot.parts else lot.chunk.id
+        try:
+            part = self._store.commit(
+                rows, run=self._setup.run, chunk=name, attempt=lot.chunk.history.attempt
+            )
+        except StoreError as error:
+            self._store_fault = str(error)
+            return
+        lot.commit_seconds += time.perf_counter() - started
+        lot.parts.append(part)
+        lot.rendered += len(written)
+        lot.failed.extend(problem for problem, _ in batch.failures)
+        lot.committed.update(written)
+        lot.committed.update(problem.index for problem, _ in batch.failures)
+
+    def _finish(self, lot: _Lot, batch: _Batch, fault: Fault | None) -> None:
+        """Commit the rest of a lot and answer it."""
+        self._commit(lot, batch)
+        try:
+            self._journal.clear(lot.chunk.id)
+        except StoreError as error:
+            self._store_fault = str(error)
+        settled = lot.committed | {problem.index for problem in lot.again}
+        undone = tuple(index for index in range(len(lot.chunk.tasks)) if index not in settled)
+        if undone and fault is None and self._store_fault is not None:
+            fault = Fault(kind="store", message=self._store_fault)
+        outcome = ChunkOutcome(
+            chunk=lot.chunk.id,
+            rendered=lot.rendered,
+            failed=tuple(lot.failed),
+            again=tuple(lot.again),
+            undone=undone,
+            fault=fault,
+            parts=tuple(lot.parts),
+            seconds=lot.seconds,
+            load_seconds=lot.load_seconds,
+            write_seconds=sum(lot.write_times),
+            commit_seconds=lot.commit_seconds,
+            denoiser_evaluations=lot.evaluations,
+            last_image=self._last_image,
+        )
+        with self._news:
+            del self._lots[lot.chunk.id]
+            self._outbox.append(outcome)
+            self._news.notify_all()
+
+    def _forget_store_fault(self) -> None:
+        """Start afresh: every lot that the fault touched has been answered with it."""
+        self._store_fault = None
+
+
+def _explain(error: Exception) -> str:
+    """Return `error` as a line for a row or an event."""
+    text = str(error) if isinstance(error, FarmError) else f"{type(error).__name__}: {error}"
+    return text[:MESSAGE_LIMIT]
+
+
+def _describe(task: TaskSpec) -> str:
+    """Return a task's settings in a line, for people."""
+    size = f"{task.width}x{task.height}, " if task.width and task.height else ""
+    return (
+        f"{size}{task.sampler}, {task.num_inference_steps} steps, "
+        f"cfg {task.guidance_scale:g}, seed {task.seed}: {task.prompt}"
+    )
