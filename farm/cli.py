@@ -186,13 +186,13 @@ def submit(
 @app.command()
 def status(output: Output, *, as_json: AsJson = False) -> None:
     """Show the state of an output, from the output alone: during a run, after it, without Ray."""
-    from farm.view import summary
+    from farm.view import status as states
 
-    state = summary.status(output)
+    state = states.status(output)
     if as_json:
         _print_json(state.to_json())
     else:
-        summary.print_status(state)
+        states.print_status(state)
 
 
 @app.command()
@@ -203,9 +203,9 @@ def watch(
     ] = 2.0,
 ) -> None:
     """Follow the state of an output until its run ends or you press Ctrl-C."""
-    from farm.view import summary
+    from farm.view import status as states
 
-    summary.watch(output, interval_s=interval)
+    states.watch(output, interval_s=interval)
 
 
 # --- what came out ------------------------------------------------------------------------------
@@ -314,23 +314,23 @@ def rebuild(output: Output, *, as_json: AsJson = False) -> None:
 @app.command()
 def samplers(*, as_json: AsJson = False) -> None:
     """List samplers and sigma schedules, with their names elsewhere."""
-    from farm.view import summary
+    from farm.view import listings
 
     if as_json:
-        _print_json(summary.samplers_json())
+        _print_json(listings.samplers_json())
     else:
-        summary.print_samplers()
+        listings.print_samplers()
 
 
 @app.command()
 def models(*, as_json: AsJson = False) -> None:
     """List the models at hand: builtin, local files and folders, the hub's cache."""
-    from farm.view import summary
+    from farm.view import listings
 
     if as_json:
-        _print_json(summary.models_json())
+        _print_json(listings.models_json())
     else:
-        summary.print_models()
+        listings.print_models()
 
 
 @app.command()
@@ -342,13 +342,13 @@ def doctor(
 ) -> None:
     """Check this machine: libraries, devices, memory, disk, models, Ray."""
     from farm import doctor as examiner
-    from farm.view import summary
+    from farm.view import listings
 
     findings = examiner.examine(output=output, address=address)
     if as_json:
         _print_json([finding.to_json() for finding in findings])
     else:
-        summary.print_findings(findings)
+        listings.print_findings(findings)
     if any(finding.level == "fail" for finding in findings):
         raise typer.Exit(ExitCode.CANNOT_RUN)
 

@@ -1,0 +1,153 @@
+"""What exists here: samplers, models, and what an examination of the machine has found."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, Protocol
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.text import Text
+
+from farm.render.models import ModelInfo, list_models
+from farm.samplers import SAMPLERS, SIGMA_SCHEDULES
+from farm.view.summary import data_size, list_table, place, stdout
+
+# --- samplers -----------------------------------------------------------------------------------
+
+
+def samplers_json() -> dict[str, Any]:
+    """Return the samplers and sigma schedules as JSON values."""
+    return {
+        "samplers": [
+            {
+                "name": entry.name,
+                "label": entry.label,
+                "aliases": list(entry.aliases),
+                "doc": entry.doc,
+                "scheduler": entry.scheduler,
+                "sigma_schedules": list(entry.schedules),
+                "evaluations": entry.evaluations,
+                "takes_eta": entry.takes_eta,
+                "family": entry.family,
+                "requires": entry.requires,
+                "refusal": entry.refusal,
+            }
+            for entry in SAMPLERS.values()
+        ],
+        "sigma_schedules": [
+            {
+                "name": schedule.name,
+                "label": schedule.label,
+                "aliases": list(schedule.aliases),
+                "doc": schedule.doc,
+            }
+            for schedule in SIGMA_SCHEDULES.values()
+        ],
+    }
+
+
+def print_samplers() -> None:
+    """Print the samplers and sigma schedules."""
+    stdout().print(samplers_view())
+
+
+def samplers_view() -> RenderableType:
+    """Return the samplers and sigma schedules, for a terminal."""
+    samplers = list_table("sampler", "as in A1111", "evaluations", "sigma schedules")
+    refused = list_table("not offered", "as in A1111", "why")
+    for entry in SAMPLERS.values():
+        if entry.refusal:
+            refused.add_row(entry.name, entry.label, Text(entry.refusal))
+        else:
+            samplers.add_row(entry.name, entry.label, entry.evaluations, ", ".join(entry.schedules))
+    schedules = list_table("sigma schedule", "as in A1111", "what it does")
+    for schedule in SIGMA_SCHEDULES.values():
+        schedules.add_row(schedule.name, schedule.label, Text(schedule.doc))
+    note = "evaluations: of the network, for n steps without guidance; guidance doubles them"
+    return Group(samplers, Text(note, style="dim"), "", schedules, "", refused)
+
+
+# --- models -------------------------------------------------------------------------------------
+
+
+def models_json() -> list[dict[str, Any]]:
+    """Return the models on this machine as JSON values."""
+    return [
+        {
+            "reference": model.reference,
+            "kind": model.kind,
+            "path": str(model.path),
+            "size": model.size,
+            "licence": model.licence,
+        }
+        for model in list_models()
+    ]
+
+
+def print_models() -> None:
+    """Print the models on this machine."""
+    stdout().print(models_view(list_models()))
+
+
+def models_view(models: Sequence[ModelInfo]) -> RenderableType:
+    """Return models, for a terminal."""
+    table = list_table("model", "kind", "size", "licence", "path", right=("size",))
+    for model in models:
+        facts = (model.kind, data_size(model.size), model.licence or "not stated")
+        table.add_row(Text(model.reference, style="bold"), *facts, place(str(model.path)))
+    note = (
+        "also: any hub id (owner/name@revision#variant), diffusers folder or .safetensors file; "
+        "put your own below models/ or $FARM_MODELS"
+    )
+    return Group(table, "", Text(note, style="dim"))
+
+
+# --- findings -----------------------------------------------------------------------------------
+
+
+class Finding(Protocol):
+    """What an examination says about one topic."""
+
+    @property
+    def level(self) -> Literal["ok", "warn", "fail"]:
+        """How good it is."""
+
+    @property
+    def topic(self) -> str:
+        """What was examined."""
+
+    @property
+    def message(self) -> str:
+        """What was found."""
+
+    @property
+    def next_step(self) -> str | None:
+        """What to do about it."""
+
+
+_MARKS = {"ok": ("ok", "green"), "warn": ("warn", "bold yellow"), "fail": ("FAIL", "bold red")}
+
+
+def print_findings(findings: Sequence[Finding]) -> None:
+    """Print what an examination of the machine has found."""
+    stdout().print(findings_view(findings))
+
+
+def findings_view(findings: Sequence[Finding]) -> RenderableType:
+    """Return findings, for a terminal: a line each, and below it what to do."""
+    table = list_table("", "", "")
+    table.show_header = False
+    for finding in findings:
+        text = Text(finding.message)
+        if finding.next_step:
+            text.append(f"\nnext: {finding.next_step}", style="dim")
+        mark, style = _MARKS[finding.level]
+        table.add_row(Text(mark, style=style), Text(finding.topic, style="bold"), text)
+    levels = [finding.level for finding in findings]
+    told = ", ".join(
+        f"{levels.count(level)} {word}"
+        for level, word in (("fail", "failing"), ("warn", "to look at"), ("ok", "ok"))
+        if level in levels
+    )
+    return Group(table, "", Padding(Text(told), 0))

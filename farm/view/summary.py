@@ -1,0 +1,271 @@
+"""Before and after a run: what a submit would do, and what one has done, as people read it.
+
+Everything here is text made of a `Plan` or a `RunReport`, both of which have a `to_json` of their
+own for scripts. Where a number is an estimate, it comes from what this output has measured before,
+and is not given otherwise.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from farm.engine.events import RunReport
+from farm.errors import OutputError
+from farm.manifest.job import VAR_PREFIX, Job
+from farm.planner import Plan
+from farm.store import Store
+from farm.view.progress import clock_time, rate, rough_time
+from farm.view.query import shorten
+
+
+def stdout() -> Console:
+    """Return the console of results: colours on a terminal, plain text into a pipe or a file."""
+    return Console(highlight=False, soft_wrap=False)
+
+
+def facts_table(facts: Iterable[tuple[str, str | Text]], *, indent: int = 2) -> RenderableType:
+    """Return names and values as two aligned columns."""
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in facts:
+        table.add_row(name, value)
+    return Padding(table, (0, 0, 0, indent))
+
+
+def list_table(*columns: str, right: Iterable[str] = ()) -> Table:
+    """Return an empty table with these column names; those in `right` hold numbers."""
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    for name in columns:
+        is_number = name in right
+        table.add_column(
+            name, justify="right" if is_number else "left", no_wrap=is_number, overflow="fold"
+        )
+    return table
+
+
+def count(number: int, noun: str) -> str:
+    """Return a number with its noun: `1 image`, `1,200 images`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def data_size(size: float) -> str:
+    """Return bytes as people say them: `48 kB`, `1.2 GB`."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if size < 1000:  # noqa: PLR2004 - SI prefixes
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} TB"
+
+
+def place(output: str) -> str:
+    """Return an output as one types it here: relative where that is shorter, quoted if need be."""
+    if "://" not in output:
+        relative = os.path.relpath(output)
+        output = relative if len(relative) < len(output) else output
+    return shlex.quote(output)
+
+
+# --- before -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """What a plan will take, from what the same output has measured; None where nothing did."""
+
+    device_seconds: float | None
+    """Time on one device, without loading models."""
+    image_bytes: int | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the estimate as JSON values."""
+        return {"device_seconds": self.device_seconds, "image_bytes": self.image_bytes}
+
+
+_MEASURED = ("status", "render_ms", "denoiser_evaluations", "image_bytes", "width", "height")
+
+
+def estimate(plan: Plan) -> Estimate:
+    """Estimate a plan by the images that its output already has.
+
+    Time goes by the network evaluation, bytes by the pixel, so images of other step counts and
+    sizes count as well.
+
+    Raises:
+        OutputError: the output exists and cannot be read.
+    """
+    try:
+        table = Store.open(plan.output).table(_MEASURED)
+    except OutputError:
+        return Estimate(device_seconds=None, image_bytes=None)
+    table = table.filter(pc.equal(table["status"], "rendered"))
+    seconds = _scaled(table, "render_ms", "denoiser_evaluations", to=plan.denoiser_evaluations)
+    area = pc.multiply(table["width"].cast(pa.int64()), table["height"].cast(pa.int64()))
+    table = table.append_column("pixels", area)
+    size = None if plan.pixels is None else _scaled(table, "image_bytes", "pixels", to=plan.pixels)
+    return Estimate(
+        device_seconds=None if seconds is None else seconds / 1000,
+        image_bytes=None if size is None else round(size),
+    )
+
+
+def _scaled(table: pa.Table, amount: str, per: str, *, to: int) -> float | None:
+    """Return the `amount` that `to` units of `per` take, as in the rows that know both."""
+    known = table.filter(pc.and_(pc.is_valid(table[amount]), pc.is_valid(table[per])))
+    units = pc.sum(known[per]).as_py() or 0
+    return float(pc.sum(known[amount]).as_py()) / units * to if units else None
+
+
+def print_plan(plan: Plan, *, job: Job) -> None:
+    """Print what a submit would do."""
+    stdout().print(plan_view(plan, job=job, expected=estimate(plan)))
+
+
+def plan_view(plan: Plan, *, job: Job, expected: Estimate) -> RenderableType:
+    """Return what a submit would do, for a terminal."""
+    lines: list[RenderableType] = [
+        Text.assemble((job.name, "bold"), f" into {place(plan.output)}"),
+        "",
+        facts_table(_axes(plan)),
+        "",
+        facts_table(_counts(plan)),
+    ]
+    if plan.pipelines:
+        work = list_table(
+            "model", "backend", "dtype", "tasks", "evaluations", right=("tasks", "evaluations")
+        )
+        for pipeline in plan.pipelines:
+            key = pipeline.key
+            numbers = (f"{pipeline.tasks:,}", f"{pipeline.denoiser_evaluations:,}")
+            work.add_row(key.model, key.backend, key.dtype, *numbers)
+        lines += ["", Padding(work, (0, 0, 0, 2)), "", facts_table(_expected(plan, expected))]
+    return Group(*lines)
+
+
+def _axes(plan: Plan) -> Iterator[tuple[str, str]]:
+    for name, labels in plan.space.axes.items():
+        values = shorten(", ".join(labels[:40]), 60)
+        yield name.removeprefix(VAR_PREFIX), f"{len(labels):>5,}  {values}"
+
+
+def _counts(plan: Plan) -> Iterator[tuple[str, str]]:
+    yield "tasks", f"{plan.tasks:>5,}"
+    if plan.unique_tasks < plan.tasks:
+        yield "different ones", f"{plan.unique_tasks:>5,}  equal tasks are rendered once"
+    if plan.done:
+        yield "rendered", f"{plan.done:>5,}"
+    if plan.failed:
+        yield "failed before", f"{plan.failed:>5,}  --retry-failed tries them again"
+    yield "to render", f"{plan.to_render:>5,}"
+
+
+def _expected(plan: Plan, expected: Estimate) -> Iterator[tuple[str, str]]:
+    yield "evaluations", f"{plan.denoiser_evaluations:,} of the network, if none are shared"
+    loads = count(plan.model_loads, "model load") + " by each worker that takes part"
+    yield "work", f"{loads}, about {count(plan.chunks, 'chunk')}"
+    if expected.device_seconds is not None:
+        yield "time", f"about {rough_time(expected.device_seconds)} on one device like before"
+    else:
+        yield "time", "unknown until this output has images; try submit --limit 20"
+    if expected.image_bytes is not None:
+        yield "disk", f"about {data_size(expected.image_bytes)}"
+    elif plan.pixels is not None:
+        yield "disk", f"at most {data_size(3 * plan.pixels)}"
+
+
+# --- after --------------------------------------------------------------------------------------
+
+
+def print_report(report: RunReport, *, job_file: str) -> None:
+    """Print what a run did, and what to do next."""
+    messages = example_messages(Store.open(report.output)) if report.failed else {}
+    stdout().print(report_view(report, job_file=job_file, messages=messages))
+
+
+def example_messages(store: Store) -> Mapping[str, str]:
+    """Return one message for each kind of failure in the catalog: the commonest."""
+    table = store.table(("status", "error_kind", "error_message"))
+    failed = table.filter(pc.equal(table["status"], "failed"))
+    counts = failed.group_by(["error_kind", "error_message"]).aggregate([([], "count_all")])
+    examples: dict[str, str] = {}
+    for row in counts.sort_by(
+        [("count_all", "descending"), ("error_message", "ascending")]
+    ).to_pylist():
+        examples.setdefault(row["error_kind"] or "unknown", row["error_message"] or "")
+    return examples
+
+
+def report_view(report: RunReport, *, job_file: str, messages: Mapping[str, str]) -> RenderableType:
+    """Return what a run did, for a terminal; `messages` has an example for each kind of failure."""
+    lines: list[RenderableType] = [_outcome(report), facts_table(_numbers(report))]
+    if report.failures:
+        lines += ["", failures_view(report.failures, messages)]
+    lines += ["", Text("next", style="dim")]
+    lines += [
+        Text(f"  {command}", no_wrap=True, overflow="ignore")
+        for command in _next_commands(report, job_file)
+    ]
+    return Group(*lines)
+
+
+def _outcome(report: RunReport) -> Text:
+    if not (report.rendered or report.failed or report.unfinished):
+        return Text(f"nothing to render: {count(report.skipped, 'task')} skipped", style="bold")
+    style = "bold yellow" if report.interrupted else "bold red" if report.failed else "bold green"
+    parts = [f"{report.rendered:,} rendered"]
+    if report.failed:
+        parts.append(f"{report.failed:,} failed")
+    if report.skipped:
+        parts.append(f"{report.skipped:,} skipped")
+    if report.unfinished:
+        parts.append(f"{report.unfinished:,} left to do")
+    return Text(("interrupted: " if report.interrupted else "") + ", ".join(parts), style=style)
+
+
+def _numbers(report: RunReport) -> Iterator[tuple[str, str]]:
+    yield "output", place(report.output)
+    if report.rendered or report.failed:
+        speed = f", {rate(report.images_per_second)}" if report.images_per_second else ""
+        yield "time", f"{clock_time(report.seconds)}{speed}"
+    if report.denoiser_evaluations:
+        yield "evaluations", f"{report.denoiser_evaluations:,} of the network"
+    if report.efficiency is not None:
+        yield "efficiency", f"{report.efficiency:.0%} of what the hardware can do at best"
+
+
+def failures_view(kinds: Mapping[Any, int], messages: Mapping[str, str]) -> RenderableType:
+    """Return failures by kind with an example each, the most frequent first."""
+    table = list_table("failed", "kind", "for example", right=("failed",))
+    for kind, number in sorted(kinds.items(), key=lambda item: (-item[1], str(item[0]))):
+        message = " ".join(messages.get(str(kind), "").split())
+        table.add_row(f"{number:,}", Text(str(kind), style="red"), Text(shorten(message, 200)))
+    return Padding(table, (0, 0, 0, 2))
+
+
+_EXAMPLE = "select sampler, count(*), avg(render_ms) from catalog group by all"
+
+
+def _next_commands(report: RunReport, job_file: str) -> Sequence[str]:
+    output, job = place(report.output), shlex.quote(job_file)
+    commands = []
+    if report.interrupted or report.unfinished:
+        commands.append(f"farm submit {job}")
+    if report.failed:
+        question = f"{output} --where \"status = 'failed'\" --columns prompt,seed,error_message"
+        commands.append(f"farm query {question}")
+        commands.append(f"farm submit {job} --retry-failed")
+    if report.rendered or report.skipped:
+        commands.append(f"farm sheet {output}")
+        commands.append(f'farm query {output} "{_EXAMPLE}"')
+    return commands
