@@ -15,6 +15,7 @@ import re
 import unicodedata
 from typing import TYPE_CHECKING, Final
 
+from farm.manifest import template
 from farm.store import layout
 from farm.store.row import StoredImage
 from farm.task import FIELDS, TaskSpec, task_digest
@@ -94,17 +95,16 @@ def image_stem(task: TaskSpec, file_name: str | None) -> str:
         return (
             f"{task_digest(task).hex()[:2]}/{safe_component(f'{slug(task.prompt)}-s{task.seed}')}"
         )
-    from farm.manifest import template
-
-    fields = {name: _text(getattr(task, name)) for name in FIELDS}
-    values = {name: safe_component(text) for name, text in (fields | dict(task.vars)).items()}
-    filled = template.parse(file_name).fill(values)
+    parsed = template.parse(file_name)
+    filled = parsed.fill({name: safe_component(_value(task, name)) for name in parsed.names})
     pieces = [safe_component(piece) for piece in filled.split("/") if piece.strip(". ")]
     return "/".join(pieces) or safe_component("")
 
 
-def _text(value: object) -> str:
-    return "none" if value is None else str(value)
+def _value(task: TaskSpec, name: str) -> str:
+    """Return a field or variable as text; `none` where it is absent, as it may be in a union."""
+    value = getattr(task, name) if name in FIELDS else task.vars.get(name)
+    return "none" if value is None else template.as_text(value)
 
 
 def put_image(
