@@ -13,10 +13,9 @@ in both.
 from __future__ import annotations
 
 import hashlib
-import itertools
 from collections import deque
 from collections.abc import Callable
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
@@ -54,10 +53,14 @@ class Identity:
 
     def __init__(self, grid: Grid) -> None:
         fields = tuple(FIELDS)
+
+        def texts(cut: int) -> int:
+            return grid.project(fields[:cut]).node.size + grid.project(fields[cut:]).node.size
+
         # Of equally good cuts the last: tails are hashed for every cell, so short ones are better.
-        cuts = reversed(range(len(fields) + 1))
-        halves = [(_Half(grid, fields[:cut]), _Half(grid, fields[cut:])) for cut in cuts]
-        self._head, self._tail = min(halves, key=lambda pair: pair[0].size + pair[1].size)
+        cut = min(range(len(fields), -1, -1), key=texts)
+        self._head = _Half(grid, fields[:cut], before=IDENTITY_HEAD)
+        self._tail = _Half(grid, fields[cut:], after=IDENTITY_TAIL)
         self._states = _Memo(self._start, limit=_MAX_STATES)
         self._ends = _Memo(self._end, limit=_MAX_TAILS)
 
@@ -69,8 +72,8 @@ class Identity:
 
     def keys(self, cells: Cells) -> Keys:
         """Return a number for each cell; two are equal exactly if the tasks are the same."""
-        heads = self._head.texts[self._head.fold(cells)].astype(np.uint64)
-        tails = self._tail.texts[self._tail.fold(cells)].astype(np.uint64)
+        heads = self._head.twins[self._head.fold(cells)].astype(np.uint64)
+        tails = self._tail.twins[self._tail.fold(cells)].astype(np.uint64)
         return (heads << np.uint64(32)) | tails
 
     def _digest(self, cells: Cells) -> bytes:
@@ -83,36 +86,50 @@ class Identity:
 
     def _start(self, cell: int) -> hashlib.blake2b:
         state = new_identity_hash()
-        state.update(IDENTITY_HEAD + self._head.text(self._head.node.cell(cell)))
+        state.update(self._head.text(self._head.node.cell(cell)))
         return state
 
     def _end(self, cell: int) -> bytes:
-        return self._tail.text(self._tail.node.cell(cell)) + IDENTITY_TAIL
+        return self._tail.text(self._tail.node.cell(cell))
 
 
 class _Half:
     """Some consecutive fields of the canonical JSON, over all cells of a grid."""
 
-    def __init__(self, grid: Grid, fields: tuple[str, ...]) -> None:
-        self._grid = grid
-        self._fields = fields
+    def __init__(
+        self, grid: Grid, fields: tuple[str, ...], *, before: bytes = b"", after: bytes = b""
+    ) -> None:
         self.node, self.fold = grid.project(fields)
-        self.size = self.node.size
+        self._grid = grid
+        self._varying = tuple(name for name in fields if not grid.is_constant(name))
+        values = grid.values({}, set(fields).difference(self._varying))
+        constant = before
+        pieces: list[tuple[bytes, str]] = []
+        for name in fields:
+            if name in values:
+                constant += identity_fragment(name, values[name])
+            else:
+                pieces.append((constant, name))
+                constant = b""
+        self._pieces = tuple(pieces)
+        """The varying fields in order, each with the constant text before it."""
+        self._last = constant + after
 
     def text(self, point: Point) -> bytes:
         """Return this half of the canonical JSON of a cell of `node`."""
-        values = self._grid.values(point, self._fields)
-        return b"".join(itertools.starmap(_fragment, values.items()))
+        values = self._grid.values(point, self._varying)
+        parts = [before + identity_fragment(name, values[name]) for before, name in self._pieces]
+        return b"".join((*parts, self._last))
 
     @cached_property
-    def texts(self) -> Codes:
-        """int32 `[size]`: which cells of `node` have the same text."""
-        # Compared as digests of 16 bytes, like tasks themselves: a million prompts stay small.
+    def twins(self) -> Codes:
+        """int32 `[node.size]`: equal for cells of `node` that have the same text."""
+        # Compared by digest, as tasks themselves are: a million prompts would be a lot of text.
         digests = (
             hashlib.blake2b(self.text(point), digest_size=DIGEST_BYTES).digest()
             for point in self.node.cells()
         )
-        array = np.fromiter(digests, dtype=f"S{DIGEST_BYTES}", count=self.size)
+        array = np.fromiter(digests, dtype=f"S{DIGEST_BYTES}", count=self.node.size)
         _, codes = np.unique(array, return_inverse=True)
         return codes.astype(np.int32)
 
@@ -130,7 +147,3 @@ class _Memo(dict[int, T]):
             self.clear()
         value = self[cell] = self._make(cell)
         return value
-
-
-_fragment = lru_cache(maxsize=4096, typed=True)(identity_fragment)
-"""Typed, because `1` and `1.0` are equal keys but different JSON."""

@@ -64,8 +64,8 @@ class Grid:
             if name not in settled:
                 value = point[name] if name in point else self._defaults.get(name)
                 if isinstance(value, str) and _is_template(value):
-                    parsed, inputs = _parse(value)
-                    value = parsed.fill({word: settle(column) for word, column in inputs})
+                    text, inputs = _read(value)
+                    value = text.fill({word: settle(column) for word, column in inputs})
                 settled[name] = value
             return settled[name]
 
@@ -79,16 +79,13 @@ class Grid:
         named = {name.removeprefix(VAR_PREFIX): values.pop(name) for name in variables}
         return TaskSpec(**values, vars=MappingProxyType(named))
 
+    def is_constant(self, name: str) -> bool:
+        """Return whether no axis has a say in what `name` is worth."""
+        return not self._needed((name,)) & self.root.names
+
     def project(self, names: Iterable[str]) -> Projection:
-        """Return the projection of the tree in which everything varies that `names` depend on."""
-        needed: set[str] = set()
-        waiting = list(names)
-        while waiting:
-            name = waiting.pop()
-            if name not in needed:
-                needed.add(name)
-                waiting.extend(self._reads.get(name, ()))
-        return project(self.root, frozenset(needed))
+        """Return the projection of the tree onto everything that `names` depend on."""
+        return project(self.root, self._needed(names))
 
     def tabulate(
         self, names: Iterable[str], function: Callable[[Mapping[str, Scalar]], T]
@@ -102,6 +99,17 @@ class Grid:
         table = np.fromiter(codes, dtype=np.int32, count=node.size)
         return Table(levels=tuple(numbers), codes=table, fold=fold)
 
+    def _needed(self, names: Iterable[str]) -> frozenset[str]:
+        """Return `names` and all that their templates read, directly or through others."""
+        needed: set[str] = set()
+        waiting = list(names)
+        while waiting:
+            name = waiting.pop()
+            if name not in needed:
+                needed.add(name)
+                waiting.extend(self._reads.get(name, ()))
+        return frozenset(needed)
+
 
 def _find_reads(matrix: Block, defaults: Point) -> Mapping[str, frozenset[str]]:
     """Return, for each name, which names its templates read directly."""
@@ -109,7 +117,7 @@ def _find_reads(matrix: Block, defaults: Point) -> Mapping[str, frozenset[str]]:
     for point in itertools.chain((defaults,), _points(matrix)):
         for name, value in point.items():
             if isinstance(value, str) and _is_template(value):
-                _, inputs = _parse(value)
+                _, inputs = _read(value)
                 reads.setdefault(name, set()).update(column for _, column in inputs)
     return {name: frozenset(inputs) for name, inputs in reads.items()}
 
@@ -121,12 +129,12 @@ def _points(block: Block) -> Iterator[Point]:
 
 
 def _is_template(text: str) -> bool:
-    return "$" in text
+    return "${" in text
 
 
 @lru_cache(maxsize=4096)
-def _parse(text: str) -> tuple[Template, tuple[tuple[str, str], ...]]:
-    """Return a template, and for each name written in it what the catalog calls that name."""
+def _read(text: str) -> tuple[Template, tuple[tuple[str, str], ...]]:
+    """Return a template, and each name written in it with what the catalog calls that name."""
     parsed = parse(text)
-    columns = (name if name in FIELDS else VAR_PREFIX + name for name in parsed.names)
-    return parsed, tuple(zip(parsed.names, columns, strict=True))
+    columns = {name: name if name in FIELDS else VAR_PREFIX + name for name in parsed.references}
+    return parsed, tuple(columns.items())
