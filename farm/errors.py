@@ -144,13 +144,14 @@ class MissingLibraryError(FarmError):
     reference = "missing-library"
 
 
-def suggest(word: str, known: Iterable[str]) -> str | None:
+def suggest(word: str, known: Iterable[str], *, cutoff: float = 0.7) -> str | None:
     """Return `did you mean 'x'?` for the known word closest to `word`, or None if none is close.
 
-    Of words that differ only in case, the first known one is suggested.
+    Close is a similarity of at least `cutoff` (difflib's ratio, 0 to 1). Of words that differ only
+    in case, the first known one is suggested.
     """
     by_lower: dict[str, str] = {}
     for name in known:
         by_lower.setdefault(name.lower(), name)
-    close = difflib.get_close_matches(word.lower(), list(by_lower), n=1, cutoff=0.7)
+    close = difflib.get_close_matches(word.lower(), list(by_lower), n=1, cutoff=cutoff)
     return f"did you mean '{by_lower[close[0]]}'?" if close else None

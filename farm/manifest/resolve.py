@@ -1,0 +1,75 @@
+"""Writing a job back as YAML with nothing left to default: enough to repeat it in a year.
+
+Ranges, files, random seeds and includes appear as the values they meant, so that the text depends
+on no other file and on no rule of a later version. `load` reads it back to an equal job.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from farm.manifest.document import write_document
+from farm.manifest.job import VAR_PREFIX, Axis, Block, Job, Product, Union, Zip
+from farm.task import FIELDS, Scalar
+
+
+def resolve_yaml(job: Job) -> str:
+    """Return the resolved job as the text of a job file."""
+    content: dict[str, Any] = {
+        "name": job.name,
+        "output": job.output,
+        "defaults": {name: job.defaults[name] for name in FIELDS if job.defaults[name] is not None},
+        "matrix": _block(job.matrix),
+        "exclude": [expression.text for expression in job.exclude],
+        "where": [expression.text for expression in job.where],
+        "sample": job.sample and {"n": job.sample.n, "seed": job.sample.seed},
+        "file_name": job.file_name,
+        "image": _settled({"format": job.image.format, "quality": job.image.quality}),
+        "resources": _settled(
+            {
+                "num_gpus": job.resources.num_gpus,
+                "num_cpus": job.resources.num_cpus,
+                "accelerator_type": job.resources.accelerator_type,
+            }
+        ),
+        "retries": job.retries,
+        "max_tasks": job.max_tasks,
+    }
+    comment = "The resolved job: every value is explicit. `farm submit` repeats it as it stands."
+    return write_document(
+        {key: value for key, value in content.items() if value not in (None, [], {})},
+        comment=comment,
+    )
+
+
+def _settled(mapping: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in mapping.items() if value is not None}
+
+
+def _block(block: Block) -> dict[str, Any]:
+    match block:
+        case Axis():
+            return {block.name.removeprefix(VAR_PREFIX): _values(block)}
+        case Product():
+            return {"product": [_block(child) for child in block.blocks]} if block.blocks else {}
+        case Zip():
+            return {"zip": [_block(child) for child in block.blocks]}
+        case Union():
+            return {"union": [_block(child) for child in block.blocks]}
+
+
+def _values(axis: Axis) -> list[Scalar] | dict[str, Any]:
+    if axis.name.startswith(VAR_PREFIX) and any(len(point) > 1 for point in axis.points):
+        return {
+            label: {
+                name.removeprefix(VAR_PREFIX): value
+                for name, value in point.items()
+                if name != axis.name
+            }
+            for label, point in zip(axis.labels, axis.points, strict=True)
+        }
+    if axis.name == "sampler":
+        # A point that also sets the schedule reads back from the sampler's two-word name.
+        return [" ".join(map(str, point.values())) for point in axis.points]
+    return [point[axis.name] for point in axis.points]

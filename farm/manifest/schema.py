@@ -1,0 +1,261 @@
+"""The JSON Schema of job files and of matrices, for editors: generated, never written by hand.
+
+It completes field names, samplers and schedules with their descriptions and marks what can be seen
+without reading other files. What it cannot say (lengths that agree, variables that are defined) is
+for `farm check`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from farm import samplers
+from farm.manifest.job import Job
+from farm.manifest.reader import IMAGE_FORMATS
+from farm.manifest.values import BUILTIN_MODELS, READY_BACKENDS
+from farm.task import ALIASES, FIELDS, FieldInfo
+
+Schema = dict[str, Any]
+
+DRAFT = "http://json-schema.org/draft-07/schema#"
+"""The draft that yaml-language-server understands best."""
+_RANGE = {
+    "type": "string",
+    "pattern": r"^\s*[-+.0-9eE]+\s*\.\.\s*[-+.0-9eE]+(\s+step\s+[-+.0-9eE]+)?\s*$",
+    "description": "a..b or a..b step s, both ends included",
+}
+_TEXT: Schema = {"type": ["string", "number", "boolean"]}
+
+
+def job_schema() -> Schema:
+    """Return the schema of a job file."""
+    job_defaults = {f.name: f.default for f in Job.__dataclass_fields__.values()}
+    return {
+        "$schema": DRAFT,
+        "title": "farm job",
+        "description": "A matrix of pictures and where they go. `farm check` tells the rest.",
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {
+            "name": {"type": "string", "description": "Name of the job; default: the file's stem."},
+            "output": {
+                "type": "string",
+                "description": "A folder or fsspec URL; default: out/<name>.",
+            },
+            "model": _one("model"),
+            "backend": _one("backend"),
+            "defaults": {
+                "description": "Values of task fields that no axis assigns.",
+                "type": "object",
+                "additionalProperties": False,
+                "properties": _names(_one),
+            },
+            "matrix": {"$ref": "#/$defs/matrix"},
+            "exclude": {
+                "$ref": "#/$defs/conditions",
+                "description": "Cells for which any of these holds are left out.",
+            },
+            "where": {
+                "$ref": "#/$defs/conditions",
+                "description": "Cells for which any of these does not hold are left out.",
+            },
+            "sample": {
+                "description": "A deterministic random subset of the cells.",
+                "type": "object",
+                "additionalProperties": False,
+                "required": ["n"],
+                "properties": {
+                    "n": {"type": "integer", "minimum": 1},
+                    "seed": {"type": "integer", "minimum": 0},
+                },
+            },
+            "file_name": {
+                "type": "string",
+                "description": "Template of image names below images/, such as "
+                "'${sampler}/${subject}-${seed}'.",
+            },
+            "image": {
+                "description": "How images are written.",
+                "type": "object",
+                "additionalProperties": False,
+                "properties": {
+                    "format": {"enum": list(IMAGE_FORMATS)},
+                    "quality": {"type": "integer", "minimum": 1, "maximum": 100},
+                },
+            },
+            "resources": {
+                "description": "What one worker asks of the cluster.",
+                "type": "object",
+                "additionalProperties": False,
+                "properties": {
+                    "num_gpus": {"type": "number", "minimum": 0},
+                    "num_cpus": {"type": "number", "minimum": 0},
+                    "accelerator_type": {"type": "string"},
+                },
+            },
+            "retries": {
+                "type": "integer",
+                "minimum": 0,
+                "default": job_defaults["retries"],
+                "description": "Tries after a failure that another try may cure.",
+            },
+            "max_tasks": {
+                "type": "integer",
+                "minimum": 0,
+                "default": job_defaults["max_tasks"],
+                "description": "A larger matrix asks for --yes before it is submitted.",
+            },
+        },
+        "$defs": _definitions(),
+    }
+
+
+def matrix_schema() -> Schema:
+    """Return the schema of a file in `manifests/`: what may stand behind `matrix:`."""
+    return {
+        "$schema": DRAFT,
+        "title": "farm matrix",
+        "$ref": "#/$defs/matrix",
+        "$defs": _definitions(),
+    }
+
+
+def _definitions() -> Schema:
+    block = {"$ref": "#/$defs/block"}
+    blocks = {"type": "array", "items": block, "minItems": 1}
+    paths = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]}
+    return {
+        "matrix": {
+            "description": "Axes to multiply, a list of blocks to unite, or a file's path.",
+            "anyOf": [block, blocks, {"type": "string"}],
+        },
+        "block": {
+            "type": "object",
+            "properties": {
+                **_names(_axis),
+                "product": {"anyOf": [block, blocks], "description": "Every combination."},
+                "zip": {"anyOf": [block, blocks], "description": "Equal lengths, in step."},
+                "union": {**blocks, "description": "One block after the other."},
+                "include": {**paths, "description": "Files of manifests/."},
+            },
+            "additionalProperties": {
+                "description": "A template variable: ${name} in texts, var_name in the catalog.",
+                "anyOf": [
+                    {"$ref": "#/$defs/text_values"},
+                    {"$ref": "#/$defs/bundle"},
+                ],
+            },
+        },
+        "bundle": {
+            "description": "Options by name, each setting several fields or variables.",
+            "type": "object",
+            "minProperties": 1,
+            "additionalProperties": {
+                "type": "object",
+                "properties": _names(_one),
+                "additionalProperties": _TEXT,
+            },
+        },
+        "text_values": _spread(_TEXT),
+        "file": {
+            "description": "One value a line; blank lines and # comments are skipped.",
+            "type": "object",
+            "required": ["file"],
+            "additionalProperties": False,
+            "properties": {"file": {"type": "string"}},
+        },
+        "linspace": {
+            "description": "n evenly spaced numbers, both ends included.",
+            "type": "object",
+            "required": ["linspace"],
+            "additionalProperties": False,
+            "properties": {
+                "linspace": {
+                    "type": "array",
+                    "items": {"type": "number"},
+                    "minItems": 3,
+                    "maxItems": 3,
+                }
+            },
+        },
+        "random": {
+            "description": "n seeds that are the same on every machine.",
+            "type": "object",
+            "required": ["random", "seed"],
+            "additionalProperties": False,
+            "properties": {
+                "random": {"type": "integer", "minimum": 1},
+                "seed": {"type": "integer", "minimum": 0},
+            },
+        },
+        "conditions": {
+            "anyOf": [
+                {"$ref": "#/$defs/condition"},
+                {"type": "array", "items": {"$ref": "#/$defs/condition"}},
+            ]
+        },
+        "condition": {
+            "anyOf": [
+                {"type": "string", "description": "guidance_scale > 6 and sampler == 'ddim'"},
+                {
+                    "type": "object",
+                    "minProperties": 1,
+                    "properties": _names(_axis),
+                    "additionalProperties": {"$ref": "#/$defs/text_values"},
+                },
+            ]
+        },
+    }
+
+
+def _names(describe: Any) -> Schema:  # noqa: ANN401 - one of the two functions below
+    """Return a property for every field and every alias."""
+    return {name: describe(name) for name in FIELDS} | {
+        alias: describe(name) for alias, name in ALIASES.items()
+    }
+
+
+def _one(name: str) -> Schema:
+    """Return the schema of one value of a field."""
+    info = FIELDS[name]
+    return {**_type(info), "description": info.doc}
+
+
+def _axis(name: str) -> Schema:
+    """Return the schema of what may stand behind a field as an axis."""
+    info = FIELDS[name]
+    forms: list[Schema] = []
+    if info.type is not str:
+        forms += [_RANGE, {"$ref": "#/$defs/linspace"}]
+    if name == "seed":
+        forms.append({"$ref": "#/$defs/random"})
+    return {**_spread(_type(info), *forms), "description": info.doc}
+
+
+def _spread(one: Schema, *forms: Schema) -> Schema:
+    values = [one, *forms, {"$ref": "#/$defs/file"}]
+    if not forms:
+        values.append({"$ref": "#/$defs/linspace"})
+    return {"anyOf": [*values, {"type": "array", "minItems": 1, "items": {"anyOf": values}}]}
+
+
+def _type(info: FieldInfo) -> Schema:
+    if known := _KNOWN.get(info.name):
+        # A name is completed, and another spelling (A1111's, a hub id) is no error.
+        return {"anyOf": [{"enum": known}, {"type": "string"}]}
+    if info.name == "backend":
+        return {"enum": list(READY_BACKENDS)}
+    if info.choices:
+        return {"enum": list(info.choices)}
+    if info.type is str:
+        return {"type": ["string", "number"]}
+    kinds = ["integer" if info.type is int else "number", *(["null"] if info.optional else [])]
+    bounds = {"minimum": info.minimum, "maximum": info.maximum, "multipleOf": info.multiple}
+    return {"type": kinds} | {key: value for key, value in bounds.items() if value is not None}
+
+
+_KNOWN = {
+    "sampler": [entry.name for entry in samplers.SAMPLERS.values() if not entry.refusal],
+    "sigma_schedule": list(samplers.SIGMA_SCHEDULES),
+    "model": [f"builtin:{name}" for name in BUILTIN_MODELS],
+}
