@@ -89,7 +89,9 @@ def test_no_prompt_is_lost(
 
 def test_every_task_field_travels_in_the_record() -> None:
     unusual: dict[type, Any] = {str: "x", int: 64, float: 0.5}
-    values = {name: (info.choices or (unusual[info.type],))[-1] for name, info in FIELDS.items()}
+    values: dict[str, Any] = {
+        name: (info.choices or (unusual[info.type],))[-1] for name, info in FIELDS.items()
+    }
     task = TaskSpec(**values)
     data = encode_image(PIXELS, ImageSettings(), row_of(task))
     row = from_record(read_metadata(data)["farm"], image=image_of(data, "png"))
@@ -98,7 +100,7 @@ def test_every_task_field_travels_in_the_record() -> None:
 
 def test_lossless_formats_keep_every_pixel() -> None:
     for kind in ("png", "webp"):
-        data = encode_image(PIXELS, ImageSettings(format=kind), row_of(TaskSpec()))  # type: ignore[arg-type]  # a literal of the tuple
+        data = encode_image(PIXELS, ImageSettings(format=kind), row_of(TaskSpec()))
         with Image.open(io.BytesIO(data)) as picture:
             assert picture.mode == "RGB"
             assert (np.asarray(picture) == PIXELS).all()
@@ -113,7 +115,7 @@ def test_jpeg_keeps_its_colours_at_full_size() -> None:
 
 def test_quality_makes_webp_and_jpeg_smaller() -> None:
     sizes = [
-        len(encode_image(PIXELS, ImageSettings(format=kind, quality=quality), row_of(TaskSpec())))  # type: ignore[arg-type]  # a literal of the tuple
+        len(encode_image(PIXELS, ImageSettings(format=kind, quality=quality), row_of(TaskSpec())))
         for kind in ("webp", "jpeg")
         for quality in (None, 20)
     ]
