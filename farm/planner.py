@@ -22,10 +22,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from farm.grid import Column, Digests, Flags, Positions, TaskSpace, empty_positions, positions
+from farm.errors import InputError
+from farm.grid import Column, Digests, Flags, Places, TaskSpace, empty_places, places_of
 from farm.manifest.job import VAR_PREFIX, Job
 from farm.samplers import SAMPLERS
 from farm.task import PipelineKey, TaskSpec
+
+MAX_TASKS = 1_000_000_000
+"""A plan takes up to 16 bytes of memory a task while it is made."""
 
 CHUNK_EVALUATIONS = 2_400
 CHUNK_TASKS = 1_000
@@ -40,7 +44,7 @@ class PipelineWork:
     key: PipelineKey
     tasks: int
     denoiser_evaluations: int
-    places: Positions = field(repr=False, compare=False)
+    places: Places = field(repr=False, compare=False)
     """Where its tasks stand in the space, ascending."""
 
     @property
@@ -173,7 +177,16 @@ def plan(
         force: render what is done, and what failed, again.
         retry_failed: render what failed again.
         limit: render no more than this many tasks: the first ones, in the order of the space.
+
+    Raises:
+        InputError: the space is too large to be planned at once.
     """
+    if len(space) > MAX_TASKS:
+        raise InputError(
+            f"the matrix has {len(space):,} tasks; a plan can hold {MAX_TASKS:,}",
+            where=job.source,
+            hint="draw a sample, or split the job",
+        )
     first = _first_of_each(space)
     done, broken = _states(space, rendered=rendered, failed=failed)
     done &= first
@@ -184,7 +197,7 @@ def plan(
         if not retry_failed:
             pending &= ~broken
     if limit is not None:
-        pending[_end_of_first(pending, limit) :] = False
+        pending[places_of(pending)[limit:]] = False
     pipelines, pixels = _group(space, pending)
     return Plan(
         job=job.name,
@@ -249,8 +262,8 @@ class _DigestSet:
         high, low = _halves(digests)
         order = np.lexsort((low, high))
         self._high, self._low = high[order], low[order]
-        runs = np.flatnonzero(np.diff(self._high, prepend=~self._high[:1])) if len(high) else high
-        self._longest = int(np.diff(runs, append=len(high)).max(initial=0))
+        _, alike = np.unique(self._high, return_counts=True)
+        self._most_alike = int(alike.max(initial=0))
         """How many digests share their first half: 1, short of a coincidence in 64 bits."""
 
     def contains(self, digests: Digests) -> Flags:
@@ -258,7 +271,7 @@ class _DigestSet:
         found = np.zeros(len(digests), dtype=np.bool_)
         high, low = _halves(digests)
         rows = np.searchsorted(self._high, high)
-        for step in range(self._longest):
+        for step in range(self._most_alike):
             at = np.minimum(rows + step, len(self._high) - 1)
             found |= (self._high[at] == high) & (self._low[at] == low)
         return found
@@ -268,12 +281,6 @@ def _halves(digests: Digests) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any
     """Return the digests as two columns of uint64."""
     pairs = np.ascontiguousarray(digests).reshape(-1, 16).view(np.uint64)
     return pairs[:, 0].copy(), pairs[:, 1].copy()
-
-
-def _end_of_first(flags: Flags, count: int) -> int:
-    """Return the place just after the first `count` true flags."""
-    places = positions(flags)
-    return int(places[count]) if count < len(places) else len(flags)
 
 
 # --- model by model -----------------------------------------------------------------------------
@@ -349,9 +356,9 @@ def _split(
     needs: Column[_Need],
     owners: np.ndarray[Any, np.dtype[np.intp]],
     sizes: tuple[int, ...],
-) -> list[Positions]:
+) -> list[Places]:
     """Return the places of pending tasks by owner; `owners` holds the owner of each need."""
-    places = [empty_positions(size, below=len(space)) for size in sizes]
+    places = [empty_places(size, below=len(space)) for size in sizes]
     filled = [0] * len(sizes)
     for start, stop in space.blocks():
         here = np.flatnonzero(pending[start:stop])

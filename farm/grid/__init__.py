@@ -5,7 +5,7 @@ bulk, and `space` is the sequence that everybody else sees.
 """
 
 from farm.grid.identity import Digests, Keys
-from farm.grid.space import Column, Flags, Positions, TaskSpace, empty_positions, expand, positions
+from farm.grid.space import Column, Flags, Places, TaskSpace, empty_places, expand, places_of
 from farm.grid.values import Codes
 
 __all__ = [
@@ -14,9 +14,9 @@ __all__ = [
     "Digests",
     "Flags",
     "Keys",
-    "Positions",
+    "Places",
     "TaskSpace",
-    "empty_positions",
+    "empty_places",
     "expand",
-    "positions",
+    "places_of",
 ]

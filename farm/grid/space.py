@@ -26,12 +26,12 @@ from farm.grid.identity import Digests, Identity, Keys
 from farm.grid.tree import Cells
 from farm.grid.values import Codes, Grid, Table
 from farm.manifest.job import Axis, Block, Job, Sample
-from farm.task import Scalar, TaskSpec
+from farm.task import FIELDS, Scalar, TaskSpec
 
 T = TypeVar("T", bound=Hashable)
 
-Positions: TypeAlias = "np.ndarray[Any, np.dtype[np.unsignedinteger[Any]]]"
-"""uint32 or uint64 `[n]`: places in a space."""
+Places: TypeAlias = "np.ndarray[Any, np.dtype[np.integer[Any]]]"
+"""Integers `[n]`, of 4 bytes where those will do: places in a space, or cells of its grid."""
 
 Flags: TypeAlias = "np.ndarray[Any, np.dtype[np.bool_]]"
 """bool `[n]`: one claim for each task of a space."""
@@ -83,7 +83,7 @@ class TaskSpace(Sequence[TaskSpec]):
         grid: Grid,
         identity: Identity,
         axes: Mapping[str, tuple[str, ...]],
-        cells: range | Positions,
+        cells: range | Places,
     ) -> None:
         self._grid = grid
         self._identity = identity
@@ -115,18 +115,21 @@ class TaskSpace(Sequence[TaskSpec]):
     def __repr__(self) -> str:
         return f"<TaskSpace of {len(self):,} tasks>"
 
-    def select(self, places: Positions) -> TaskSpace:
+    def select(self, places: Places) -> TaskSpace:
         """Return the tasks at these places, in this order."""
-        if isinstance(self._cells, range):
-            step = self._cells.step
-            start = self._cells.start
-            return self._choose(places if (start, step) == (0, 1) else places * step + start)
-        return self._choose(self._cells[places])
+        if not isinstance(self._cells, range):
+            return self._choose(self._cells[places])
+        if self._is_whole:
+            return self._choose(places)
+        return self._choose(places.astype(np.int64) * self._cells.step + self._cells.start)
 
     def levels(self, name: str) -> tuple[Scalar, ...]:
         """Return the distinct values of a field or `var_*` variable, in order of the matrix.
 
         None stands for a field that is not applied and for a variable that a task lacks.
+
+        Raises:
+            KeyError: neither a field nor a variable of the job.
         """
         return self._column(name).levels
 
@@ -142,9 +145,7 @@ class TaskSpace(Sequence[TaskSpec]):
         It is called once per combination of the axes that `names` depend on, not once per task.
         """
         table = self._grid.tabulate(names, function)
-        if len(self) < self._grid.root.size:
-            table = self._restrict(table)
-        return Column(self._cells, table)
+        return Column(self._cells, table if self._is_whole else self._restrict(table))
 
     def digests(self, start: int, stop: int) -> Digests:
         """Return `task_digest(space[i])` of tasks `start` to `stop`: uint8 `[n, 16]`."""
@@ -162,11 +163,18 @@ class TaskSpace(Sequence[TaskSpec]):
         for start in range(0, len(self), _BLOCK):
             yield start, min(start + _BLOCK, len(self))
 
-    def _choose(self, cells: range | Positions) -> TaskSpace:
+    @property
+    def _is_whole(self) -> bool:
+        """Whether these are all cells of the grid, in its order."""
+        return isinstance(self._cells, range) and self._cells == range(self._grid.root.size)
+
+    def _choose(self, cells: range | Places) -> TaskSpace:
         return TaskSpace(grid=self._grid, identity=self._identity, axes=self._axes, cells=cells)
 
     def _column(self, name: str) -> Column[Scalar]:
         if name not in self._columns:
+            if name not in FIELDS and name not in self._grid.root.names:
+                raise KeyError(name)
             self._columns[name] = self.column((name,), itemgetter(name))
         return self._columns[name]
 
@@ -186,7 +194,7 @@ class TaskSpace(Sequence[TaskSpec]):
 class Column(Generic[T]):
     """A function of the tasks of a space: few values, and for each task the number of its own."""
 
-    def __init__(self, cells: range | Positions, table: Table[T]) -> None:
+    def __init__(self, cells: range | Places, table: Table[T]) -> None:
         self._cells = cells
         self._table = table
 
@@ -200,20 +208,20 @@ class Column(Generic[T]):
         return self._table.at(_numbers(self._cells[start:stop]))
 
 
-def _numbers(cells: range | Positions) -> Cells:
+def _numbers(cells: range | Places) -> Cells:
     if isinstance(cells, range):
         return np.arange(cells.start, cells.stop, cells.step, dtype=np.int64)
     return cells.astype(np.int64)
 
 
-def empty_positions(count: int, *, below: int) -> Positions:
+def empty_places(count: int, *, below: int) -> Places:
     """Return room for `count` places in a space of size `below`, in as few bytes as will do."""
     return np.empty(count, dtype=np.uint32) if below <= 2**32 else np.empty(count, dtype=np.uint64)
 
 
-def positions(flags: Flags) -> Positions:
+def places_of(flags: Flags) -> Places:
     """Return where `flags` are true: `np.flatnonzero`, in half the memory."""
-    found = empty_positions(int(np.count_nonzero(flags)), below=len(flags))
+    found = empty_places(int(np.count_nonzero(flags)), below=len(flags))
     filled = 0
     for start in range(0, len(flags), _BLOCK):
         here = np.flatnonzero(flags[start : start + _BLOCK])
@@ -246,7 +254,7 @@ def _filter(space: TaskSpace, job: Job) -> TaskSpace:
             keeps = np.array([holds is wanted for holds in column.levels])
             for start, stop in space.blocks():
                 kept[start:stop] &= keeps[column.codes(start, stop)]
-    return space.select(positions(kept))
+    return space.select(places_of(kept))
 
 
 def _draw(space: TaskSpace, sample: Sample) -> TaskSpace:
@@ -263,7 +271,7 @@ def _draw(space: TaskSpace, sample: Sample) -> TaskSpace:
     # The same task may stand in several cells: of those that rank equal, the first are drawn.
     level = np.flatnonzero(ranks == last)
     drawn[level[: sample.n - np.count_nonzero(drawn)]] = True
-    return space.select(positions(drawn))
+    return space.select(places_of(drawn))
 
 
 def _rank(digests: Digests, *, seed: int) -> Keys:

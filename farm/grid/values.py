@@ -62,9 +62,13 @@ class Grid:
 
         def settle(name: str) -> Scalar:
             if name not in settled:
-                value = point[name] if name in point else self._defaults.get(name)
+                value = point.get(name, self._defaults.get(name))
                 if isinstance(value, str) and _is_template(value):
                     text, inputs = _read(value)
+                    for word, column in inputs:
+                        assert column in point or column in self._defaults, (
+                            f"{name} reads {word}, which this cell does not define"
+                        )
                     value = text.fill({word: settle(column) for word, column in inputs})
                 settled[name] = value
             return settled[name]

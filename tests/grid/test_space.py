@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -39,6 +40,18 @@ def test_slices_and_negative_indices_are_those_of_a_list(drawn: Job, cut: slice)
     assert list(part) == tasks[cut]
     assert list(part[::-2]) == tasks[cut][::-2]
     assert [part[-1 - index] for index in range(len(part))] == tasks[cut][::-1]
+
+
+@given(jobs(), st.slices(40), st.lists(st.integers(0, 10**9), max_size=9))
+def test_selecting_places_takes_those_tasks_in_that_order(
+    drawn: Job, cut: slice, numbers: list[int]
+) -> None:
+    part = expand(drawn)[cut]
+    places = [number % len(part) for number in numbers] if len(part) else []
+    chosen = part.select(np.array(places, dtype=np.uint32))
+    assert list(chosen) == [part[place] for place in places]
+    assert list(chosen[::-1]) == [part[place] for place in places][::-1]
+    assert set(chosen.levels("seed")) == {task.seed for task in chosen}
 
 
 def test_an_index_past_the_end_is_an_index_error() -> None:
@@ -112,6 +125,13 @@ def test_branches_of_a_union_may_have_different_variables() -> None:
     assert space.levels("var_a") == ("x", None)
 
 
+def test_levels_of_a_name_that_no_task_has_are_a_key_error() -> None:
+    with pytest.raises(KeyError, match="guidence_scale"):
+        expand(CELL_37).levels("guidence_scale")
+    with pytest.raises(KeyError, match="var_style"):
+        expand(CELL_37).codes("var_style", 0, 1)
+
+
 def test_axes_are_named_and_labelled_in_the_order_of_the_job() -> None:
     assert dict(expand(CELL_37).axes) == {
         "var_subject": ("a", "b", "c"),
@@ -138,7 +158,7 @@ def test_levels_and_codes_are_the_values_of_the_tasks(drawn: Job, cut: slice) ->
             assert [levels[code] for code in codes] == values
             assert len(set(levels)) == len(levels)
             assert set(levels) == set(values)
-        for name in ("a", "b", "c"):
+        for name in {name for task in whole for name in task.vars}:
             levels = space.levels(f"var_{name}")
             codes = space.codes(f"var_{name}", 0, len(space))
             assert [levels[code] for code in codes] == [task.vars.get(name) for task in tasks]

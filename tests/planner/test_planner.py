@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from farm.errors import InputError
 from farm.grid import Digests, expand
 from farm.manifest.job import Job
 from farm.planner import CHUNK_EVALUATIONS, CHUNK_TASKS, Plan, plan
@@ -236,6 +237,11 @@ def test_json_says_what_a_submit_would_do() -> None:
             for model in ("org/a", "org/b")
         ],
     }
+
+
+def test_a_matrix_too_large_to_plan_is_refused() -> None:
+    with pytest.raises(InputError, match="10,000,000,000 tasks"):
+        planned(job(product(*(axis("seed", *range(10)) for _ in range(10)))))
 
 
 def test_widening_an_axis_renders_only_the_new_cells() -> None:
