@@ -194,6 +194,10 @@ def _clamp(value: int, low: int, high: int) -> int:
     return max(low, min(high, value))
 
 
+_SHAPE = 1.15
+"""Width by height of the block one would like best: square, but rather wide than tall."""
+
+
 def arrange(count: int, tile: tuple[int, int], choices: Sequence[int] = ()) -> int:
     """Return how many of `count` tiles go beside each other for a square block with few holes.
 
@@ -203,7 +207,8 @@ def arrange(count: int, tile: tuple[int, int], choices: Sequence[int] = ()) -> i
     def cost(columns: int) -> float:
         rows = math.ceil(count / columns)
         holes = columns * rows - count
-        return 1.2 * holes + abs(math.log(columns * tile[0] / (rows * tile[1])))
+        shape = columns * tile[0] / (rows * tile[1])
+        return 1.2 * holes + abs(math.log(shape / _SHAPE))
 
     return min(choices or range(1, count + 1), key=cost)
 

@@ -10,8 +10,8 @@ from rich.padding import Padding
 from rich.text import Text
 
 from farm.render.models import ModelInfo, list_models
-from farm.samplers import SAMPLERS, SIGMA_SCHEDULES
-from farm.view.summary import data_size, list_table, place, stdout
+from farm.samplers import SAMPLERS, SIGMA_SCHEDULES, Sampler
+from farm.view.summary import data_size, list_table, place, present
 
 # --- samplers -----------------------------------------------------------------------------------
 
@@ -49,7 +49,7 @@ def samplers_json() -> dict[str, Any]:
 
 def print_samplers() -> None:
     """Print the samplers and sigma schedules."""
-    stdout().print(samplers_view())
+    present(samplers_view())
 
 
 def samplers_view() -> RenderableType:
@@ -60,12 +60,22 @@ def samplers_view() -> RenderableType:
         if entry.refusal:
             refused.add_row(entry.name, entry.label, Text(entry.refusal))
         else:
-            samplers.add_row(entry.name, entry.label, entry.evaluations, ", ".join(entry.schedules))
+            samplers.add_row(entry.name, entry.label, entry.evaluations, _offered(entry))
     schedules = list_table("sigma schedule", "as in A1111", "what it does")
     for schedule in SIGMA_SCHEDULES.values():
         schedules.add_row(schedule.name, schedule.label, Text(schedule.doc))
     note = "evaluations: of the network, for n steps without guidance; guidance doubles them"
     return Group(samplers, Text(note, style="dim"), "", schedules, "", refused)
+
+
+def _offered(entry: Sampler) -> str:
+    """Return the sigma schedules of a sampler in few words."""
+    lacking = [name for name in SIGMA_SCHEDULES if name not in entry.schedules]
+    if not lacking:
+        return "all"
+    if len(lacking) < len(entry.schedules):
+        return f"all but {', '.join(lacking)}"
+    return ", ".join(entry.schedules)
 
 
 # --- models -------------------------------------------------------------------------------------
@@ -87,7 +97,7 @@ def models_json() -> list[dict[str, Any]]:
 
 def print_models() -> None:
     """Print the models on this machine."""
-    stdout().print(models_view(list_models()))
+    present(models_view(list_models()))
 
 
 def models_view(models: Sequence[ModelInfo]) -> RenderableType:
@@ -131,7 +141,7 @@ _MARKS = {"ok": ("ok", "green"), "warn": ("warn", "bold yellow"), "fail": ("FAIL
 
 def print_findings(findings: Sequence[Finding]) -> None:
     """Print what an examination of the machine has found."""
-    stdout().print(findings_view(findings))
+    present(findings_view(findings))
 
 
 def findings_view(findings: Sequence[Finding]) -> RenderableType:

@@ -248,15 +248,18 @@ def _require_question(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
 
 
 _UNKNOWN_COLUMN = re.compile(
-    r'column "?(?P<name>[^"]+?)"? (?:not found|does not exist)', re.IGNORECASE
+    r'column "(?P<name>[^"]+)" not found|not have a column named "(?P<of_table>[^"]+)"',
+    re.IGNORECASE,
 )
+"""What DuckDB says of a column that is nowhere, and of one that is not in the table it is asked of.
+"""
 
 
 def _explain(error: duckdb.Error, columns: Sequence[str]) -> InputError:
     message = str(error).strip()
     note = hint = None
     if found := _UNKNOWN_COLUMN.search(message):
-        name = found["name"].rpartition(".")[2]
+        name = (found["name"] or found["of_table"]).rpartition(".")[2]
         # DuckDB adds its own guesses and the columns of our view; ours say more.
         message = message.partition("\n")[0]
         note = f"columns: {', '.join(columns)}"
@@ -273,11 +276,15 @@ _MAX_CELL = 44
 _MIN_CELL = 14
 """What a longer text is shortened to when room is scarce."""
 _GAP = "  "
-_BOOKKEEPING = frozenset(
-    {"task_id", *RESULT_FIELDS, "image_file", "chunk", "part"}
-    - {*FIELDS, "status", "error_kind", "error_message", "image_path", "render_ms"}
-)
-"""Columns that give way first when a terminal is too narrow for all."""
+_SECONDARY = frozenset({"error_kind", "error_message", "image_path", "render_ms"})
+_BOOKKEEPING = frozenset({"task_id", *RESULT_FIELDS, "image_file", "chunk", "part"})
+
+
+def _rank(name: str) -> int:
+    """Return how readily a column gives way on a narrow terminal; the settings stay longest."""
+    if name in _SECONDARY:
+        return 1
+    return 2 if name in _BOOKKEEPING - {*FIELDS, "status"} else 0
 
 
 def render_table(table: pa.Table, *, format_: str = "table", width: int = 100) -> bytes:
@@ -474,7 +481,7 @@ def _choose(columns: Sequence[_Column], width: int) -> list[_Column]:
     """Return the columns that find room at their least width, the more telling ones first."""
     kept: set[str] = set()
     left = width + len(_GAP)
-    for column in sorted(columns, key=lambda column: column.name in _BOOKKEEPING):
+    for column in sorted(columns, key=lambda column: _rank(column.name)):
         need = column.least + len(_GAP)
         if need <= left or not kept:
             kept.add(column.name)

@@ -10,6 +10,7 @@ This module decides *what* is shown where. `layout` turns that into pixels and `
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 import os
@@ -43,6 +44,7 @@ _NATURAL_EDGE = 512
 """Pictures are shown pixel for pixel up to this size, and reduced to it beyond."""
 _MOST_TILES = 16
 """If a cell would hold more pictures than this, what varies most gets pages of its own."""
+_MOST_ROWS = 50_000
 _MOST_MISSING = 20_000
 """With more cells to do than this, a sheet shows what there is and tells the number."""
 
@@ -131,14 +133,22 @@ class _Table:
                 [catalog, _cells(space, lacking, job=job.name if job else "")],
                 promote_options="permissive",
             )
-        rows: list[Record] = ask(catalog, where=where).to_pylist()
+        columns = tuple(catalog.column_names)
+        kept = ask(catalog, where=where)
+        if kept.num_rows > _MOST_ROWS:
+            raise InputError(
+                f"{kept.num_rows:,} cells are more than anybody looks at on sheets",
+                where=store.url,
+                hint="choose some with --where, such as --where 'seed < 10'",
+            )
+        rows: list[Record] = kept.to_pylist()
         listed = [name for name in (space.axes if space else ()) if name in catalog.column_names]
         variables = [name for name in catalog.column_names if name.startswith(VAR_PREFIX)]
         order = dict.fromkeys([*listed, *variables, *FIELDS])
         return cls(
             title=job.name if job else Path(store.url).name,
             rows=rows,
-            columns=tuple(catalog.column_names),
+            columns=columns,
             order=tuple(name for name in order if name in catalog.column_names),
             space=space,
             unseen=unseen,
@@ -592,7 +602,8 @@ def _write(path: Path, data: bytes) -> None:
         temporary.write_bytes(data)
         temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         raise OutputError(
             f"cannot write the sheet: {error.strerror or error}",
             where=str(path),

@@ -27,7 +27,7 @@ from farm.errors import FarmError
 from farm.store import Store
 from farm.store.files import open_files
 from farm.view.progress import rate, rough_time
-from farm.view.summary import example_messages, facts_table, failures_view, place, stdout
+from farm.view.summary import example_messages, facts_table, failures_view, place, present, stdout
 
 SILENCE_S = 600.0
 """Leases without any other sign of life for this long are taken for those of the dead."""
@@ -191,8 +191,7 @@ _PHASE_STYLES = {
 
 def print_status(state: Status) -> None:
     """Print the state of an output."""
-    console = stdout()
-    console.print(status_view(state, width=console.width))
+    present(status_view(state, width=stdout().width))
 
 
 def status_view(state: Status, *, width: int, now: datetime | None = None) -> RenderableType:

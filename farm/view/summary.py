@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +33,18 @@ from farm.view.query import shorten
 def stdout() -> Console:
     """Return the console of results: colours on a terminal, plain text into a pipe or a file."""
     return Console(highlight=False, soft_wrap=False)
+
+
+def present(view: RenderableType) -> None:
+    """Print a view to stdout; without the spaces that only fill a terminal's lines."""
+    console = stdout()
+    if console.is_terminal:
+        console.print(view)
+        return
+    with console.capture() as capture:
+        console.print(view)
+    lines = [line.rstrip() for line in capture.get().splitlines()]
+    sys.stdout.write("\n".join(lines) + "\n")
 
 
 def facts_table(facts: Iterable[tuple[str, str | Text]], *, indent: int = 2) -> RenderableType:
@@ -129,7 +142,7 @@ def _scaled(table: pa.Table, amount: str, per: str, *, to: int) -> float | None:
 
 def print_plan(plan: Plan, *, job: Job) -> None:
     """Print what a submit would do."""
-    stdout().print(plan_view(plan, job=job, expected=estimate(plan)))
+    present(plan_view(plan, job=job, expected=estimate(plan)))
 
 
 def plan_view(plan: Plan, *, job: Job, expected: Estimate) -> RenderableType:
@@ -190,7 +203,7 @@ def _expected(plan: Plan, expected: Estimate) -> Iterator[tuple[str, str]]:
 def print_report(report: RunReport, *, job_file: str) -> None:
     """Print what a run did, and what to do next."""
     messages = example_messages(Store.open(report.output)) if report.failed else {}
-    stdout().print(report_view(report, job_file=job_file, messages=messages))
+    present(report_view(report, job_file=job_file, messages=messages))
 
 
 def example_messages(store: Store) -> Mapping[str, str]:

@@ -1,0 +1,371 @@
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from farm.errors import InputError, OutputError
+from farm.task import TaskSpec, task_digest
+from farm.view.sheet import choose_axes, make_sheet, show
+
+MakeTask = Callable[..., TaskSpec]
+MakeOutput = Callable[..., str]
+Pixels = np.ndarray[Any, np.dtype[np.uint8]]
+
+JOB = """
+name: assets
+output: out
+defaults: {width: 32, height: 32, num_inference_steps: 20}
+matrix:
+  subject: [sword, axe]
+  prompt: "a ${subject}"
+  sampler: [euler, ddim]
+  seed: 1..3
+"""
+
+
+def read(path: str) -> Pixels:
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+def place_of(task: TaskSpec, sheet: Pixels) -> tuple[int, int] | None:
+    """Left and top of the picture of a task on a sheet; None if it is not there, whole."""
+    colour = tuple(task_digest(task)[:3])
+    rows, columns = np.nonzero((sheet == colour).all(axis=-1))
+    if len(rows) < 32 * 32:
+        return None
+    assert (rows.max() - rows.min(), columns.max() - columns.min()) == (31, 31)
+    return int(columns.min()), int(rows.min())
+
+
+@pytest.fixture
+def assets(task: MakeTask) -> dict[tuple[str, str, int], TaskSpec]:
+    """The tasks of `JOB`."""
+    return {
+        (subject, sampler, seed): task(
+            prompt=f"a {subject}", sampler=sampler, seed=seed, variables={"subject": subject}
+        )
+        for subject in ("sword", "axe")
+        for sampler in ("euler", "ddim")
+        for seed in (1, 2, 3)
+    }
+
+
+Assets = dict[tuple[str, str, int], TaskSpec]
+
+
+def test_every_picture_stands_in_its_row_and_column(
+    assets: Assets, make_output: MakeOutput, tmp_path: Path
+) -> None:
+    output = make_output(assets.values(), job=JOB)
+    [file] = make_sheet(output, x="sampler", y="subject", out=tmp_path / "sheet.png")
+    sheet = read(file)
+    places = {key: place_of(one, sheet) for key, one in assets.items()}
+    assert None not in places.values()
+    for seed in (1, 2, 3):
+        left = [places[s, "euler", seed] for s in ("sword", "axe")]
+        right = [places[s, "ddim", seed] for s in ("sword", "axe")]
+        assert left[0] is not None and left[1] is not None  # noqa: PT018 - for the type checker
+        assert right[0] is not None and right[1] is not None  # noqa: PT018 - same
+        assert left[0][0] == left[1][0] < right[0][0] == right[1][0]
+        assert left[0][1] == right[0][1] < left[1][1] == right[1][1]
+
+
+def test_values_stand_in_the_order_of_the_job(
+    assets: Assets, make_output: MakeOutput, tmp_path: Path
+) -> None:
+    """`euler` before `ddim`, `sword` before `axe`; without a job, as they sort."""
+    for job, expected in ((JOB, ["euler", "ddim"]), (None, ["ddim", "euler"])):
+        output = make_output(assets.values(), job=job, name=f"out-{expected[0]}")
+        [file] = make_sheet(output, x="sampler", y="subject", out=tmp_path / "sheet.png")
+        sheet = read(file)
+        lefts = {name: place_of(assets["axe", name, 1], sheet) for name in expected}
+        assert sorted(expected, key=lambda name: lefts[name] or (0, 0)) == expected
+
+
+def test_axes_can_be_swapped_without_rendering(
+    assets: Assets, make_output: MakeOutput, tmp_path: Path
+) -> None:
+    output = make_output(assets.values(), job=JOB)
+    [one] = make_sheet(output, x="sampler", y="seed", out=tmp_path / "one.png")
+    [other] = make_sheet(output, x="seed", y="sampler", out=tmp_path / "other.png")
+    for path in (one, other):
+        assert all(place_of(task, read(path)) for task in assets.values())
+
+
+def test_a_page_for_every_value(assets: Assets, make_output: MakeOutput, tmp_path: Path) -> None:
+    output = make_output(assets.values(), job=JOB)
+    files = make_sheet(output, x="sampler", y="seed", page="subject", out=tmp_path / "s.png")
+    assert [Path(file).name for file in files] == ["s-01.png", "s-02.png"]
+    for file, subject in zip(files, ("sword", "axe"), strict=True):
+        sheet = read(file)
+        for (its_subject, *_), one in assets.items():
+            assert (place_of(one, sheet) is not None) == (its_subject == subject)
+
+
+def test_a_sheet_needs_no_axes(assets: Assets, make_output: MakeOutput) -> None:
+    output = make_output(assets.values(), job=JOB)
+    [file] = make_sheet(output)
+    assert Path(file).parent == Path(output) / "sheets"
+    assert all(place_of(task, read(file)) for task in assets.values())
+
+
+def test_where_leaves_out_pictures(assets: Assets, make_output: MakeOutput, tmp_path: Path) -> None:
+    output = make_output(assets.values(), job=JOB)
+    [file] = make_sheet(output, where="sampler = 'ddim' and seed < 3", out=tmp_path / "s.png")
+    sheet = read(file)
+    for (_, sampler, seed), one in assets.items():
+        assert (place_of(one, sheet) is not None) == (sampler == "ddim" and seed < 3)
+
+
+def test_what_is_not_rendered_yet_keeps_its_place(
+    assets: Assets, make_output: MakeOutput, tmp_path: Path
+) -> None:
+    done = [one for key, one in assets.items() if key != ("sword", "euler", 2)]
+    whole = make_output(assets.values(), job=JOB, name="whole")
+    part = make_output(done, job=JOB, name="part")
+    [of_whole] = make_sheet(whole, x="sampler", y="subject", out=tmp_path / "whole.png")
+    [of_part] = make_sheet(part, x="sampler", y="subject", out=tmp_path / "part.png")
+    before, after = read(of_whole), read(of_part)
+    assert before.shape == after.shape
+    for one in done:
+        assert place_of(one, before) == place_of(one, after)
+    left, top = place_of(assets["sword", "euler", 2], before) or (0, 0)
+    hatched = after[top : top + 32, left : left + 32]
+    assert (hatched != after[0, 0]).any(axis=-1).mean() > 0.9
+
+
+def test_an_output_with_nothing_rendered_shows_the_whole_matrix_to_do(
+    make_output: MakeOutput, tmp_path: Path
+) -> None:
+    [file] = make_sheet(make_output([], job=JOB), out=tmp_path / "s.png")
+    assert read(file).shape[0] > 100
+
+
+def test_a_cell_the_job_excludes_is_left_blank(
+    assets: Assets, make_output: MakeOutput, tmp_path: Path
+) -> None:
+    job = JOB + "exclude:\n  - {subject: axe, sampler: euler}\n"
+    wanted = {key: one for key, one in assets.items() if key[:2] != ("axe", "euler")}
+    output = make_output(wanted.values(), job=job)
+    [file] = make_sheet(output, x="sampler", y="subject", out=tmp_path / "s.png")
+    sheet = read(file)
+    places = {key: place_of(one, sheet) for key, one in wanted.items()}
+    right, bottom = places["axe", "ddim", 1], places["sword", "euler", 1]
+    assert right is not None
+    assert bottom is not None
+    left, top = bottom[0], right[1]
+    assert (sheet[top : top + 32, left : left + 32] == sheet[0, 0]).all()
+
+
+def test_a_failed_cell_is_red(assets: Assets, make_output: MakeOutput, tmp_path: Path) -> None:
+    broken = assets["axe", "ddim", 3]
+    done = [one for one in assets.values() if one is not broken]
+    whole = make_output(assets.values(), job=JOB, name="whole")
+    part = make_output(done, failed={broken: "the picture is black"}, job=JOB, name="part")
+    [of_whole] = make_sheet(whole, out=tmp_path / "whole.png")
+    [of_part] = make_sheet(part, out=tmp_path / "part.png")
+    left, top = place_of(broken, read(of_whole)) or (0, 0)
+    # The header of the second sheet says `1 failed`, in a line that the first has as well.
+    red, green, _ = read(of_part)[top : top + 32, left : left + 32].reshape(-1, 3).mean(axis=0)
+    assert red > green + 5
+
+
+def test_rows_of_other_jobs_are_shown_after_those_of_the_job(
+    assets: Assets, task: MakeTask, make_output: MakeOutput, tmp_path: Path
+) -> None:
+    stranger = task(prompt="a bow", sampler="ddim", seed=1, variables={"subject": "bow"})
+    output = make_output([*assets.values(), stranger], job=JOB)
+    [file] = make_sheet(output, x="sampler", y="subject", out=tmp_path / "s.png")
+    sheet = read(file)
+    last = max(place_of(one, sheet) or (0, 0) for one in assets.values())
+    bow = place_of(stranger, sheet)
+    assert bow is not None
+    assert bow[1] > last[1]
+
+
+def test_a_job_this_version_cannot_read_is_no_obstacle(
+    assets: Assets, make_output: MakeOutput, tmp_path: Path
+) -> None:
+    output = make_output(assets.values(), job="from_the_future: {}")
+    [file] = make_sheet(output, out=tmp_path / "s.png")
+    assert all(place_of(task, read(file)) for task in assets.values())
+
+
+def test_one_axis_is_wrapped_with_a_caption_for_every_picture(
+    task: MakeTask, make_output: MakeOutput, tmp_path: Path
+) -> None:
+    tasks = [task(prompt="an apple", seed=seed) for seed in range(10)]
+    [file] = make_sheet(make_output(tasks), out=tmp_path / "s.png")
+    sheet = read(file)
+    places = [place_of(one, sheet) for one in tasks]
+    assert None not in places
+    reading_order = [place and (place[1], place[0]) for place in places]
+    assert reading_order == sorted(reading_order, key=lambda place: place or (0, 0))
+    assert len({place[1] for place in places if place}) > 1
+
+
+def test_a_single_picture_is_a_sheet(
+    task: MakeTask, make_output: MakeOutput, tmp_path: Path
+) -> None:
+    one = task(prompt="an apple")
+    [file] = make_sheet(make_output([one]), out=tmp_path / "s.png")
+    assert place_of(one, read(file))
+
+
+def test_too_much_for_a_page_makes_pages(
+    assets: Assets, make_output: MakeOutput, tmp_path: Path
+) -> None:
+    output = make_output(assets.values(), job=JOB)
+    files = make_sheet(output, x="sampler", y="seed", out=tmp_path / "s.png", max_pixels=110_000)
+    assert len(files) > 1
+    sheets = [read(file) for file in files]
+    for one in assets.values():
+        assert sum(place_of(one, sheet) is not None for sheet in sheets) == 1
+    assert all(sheet.shape[0] * sheet.shape[1] <= 110_000 for sheet in sheets)
+
+
+def test_tiles_can_be_enlarged(task: MakeTask, make_output: MakeOutput, tmp_path: Path) -> None:
+    one = task(prompt="an apple")
+    [file] = make_sheet(make_output([one]), out=tmp_path / "s.png", tile=96)
+    colour = tuple(task_digest(one)[:3])
+    assert (read(file) == colour).all(axis=-1).sum() == 96 * 96
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".webp", ".png"])
+def test_the_suffix_chooses_the_format(
+    suffix: str, task: MakeTask, make_output: MakeOutput, tmp_path: Path
+) -> None:
+    [file] = make_sheet(make_output([task(seed=1)]), out=tmp_path / f"s{suffix}")
+    with Image.open(file) as image:
+        assert image.format == {".jpg": "JPEG", ".webp": "WEBP", ".png": "PNG"}[suffix]
+
+
+def test_an_unknown_column_is_refused_with_a_suggestion(
+    assets: Assets, make_output: MakeOutput
+) -> None:
+    output = make_output(assets.values(), job=JOB)
+    with pytest.raises(InputError, match="did you mean 'sampler'"):
+        make_sheet(output, x="smapler")
+
+
+def test_aliases_and_bare_variables_name_columns(
+    assets: Assets, make_output: MakeOutput, tmp_path: Path
+) -> None:
+    output = make_output(assets.values(), job=JOB)
+    assert make_sheet(output, x="cfg", y="subject", out=tmp_path / "s.png")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"x": "seed", "y": "seed"},
+        {"out": "sheet.gif"},
+        {"where": "seed > 100"},
+        {"where": "this is no sql"},
+    ],
+)
+def test_what_cannot_be_shown_is_refused(
+    options: dict[str, str], assets: Assets, make_output: MakeOutput
+) -> None:
+    output = make_output(assets.values(), job=JOB)
+    with pytest.raises(InputError):
+        make_sheet(output, **options)  # type: ignore[arg-type] - a table of keywords
+
+
+def test_a_place_that_cannot_be_written_is_an_error_of_the_output(
+    assets: Assets, make_output: MakeOutput, tmp_path: Path
+) -> None:
+    output = make_output(assets.values(), job=JOB)
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(OutputError, match="cannot write"):
+        make_sheet(output, out=tmp_path / "file" / "s.png")
+
+
+def test_nothing_is_left_behind_in_the_output(assets: Assets, make_output: MakeOutput) -> None:
+    output = make_output(assets.values(), job=JOB)
+    [file] = make_sheet(output)
+    assert [path.name for path in (Path(output) / "sheets").iterdir()] == [Path(file).name]
+
+
+# --- choosing axes ------------------------------------------------------------------------------
+
+
+def rows(**axes: list[Any]) -> list[dict[str, Any]]:
+    names = list(axes)
+    return [
+        dict(zip(names, combination, strict=True))
+        for combination in itertools.product(*axes.values())
+    ]
+
+
+ORDER = ("var_subject", "var_style", "prompt", "guidance_scale", "sampler", "seed")
+
+
+def with_prompt(table: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [row | {"prompt": f"{row['var_subject']}, painted"} for row in table]
+
+
+def test_words_go_down_and_settings_across() -> None:
+    table = with_prompt(
+        rows(var_subject=["sword", "shield"], guidance_scale=[1.0, 4.0], seed=[1, 2])
+    )
+    axes = choose_axes(table, order=[name for name in ORDER if name in table[0]])
+    assert (axes.x, axes.y, axes.page) == ("guidance_scale", "var_subject", None)
+    assert axes.inside == ("seed",)
+
+
+def test_a_prompt_that_follows_from_its_variables_is_no_axis() -> None:
+    table = with_prompt(rows(var_subject=["sword", "shield"], seed=[1, 2]))
+    axes = choose_axes(table, order=[name for name in ORDER if name in table[0]])
+    assert "prompt" not in (axes.x, axes.y, *axes.inside)
+
+
+def test_seeds_are_an_axis_where_nothing_else_can_be() -> None:
+    table = rows(guidance_scale=[1.0, 4.0], seed=[1, 2, 3])
+    axes = choose_axes(table, order=("guidance_scale", "seed"))
+    assert {axes.x, axes.y} == {"guidance_scale", "seed"}
+    assert axes.inside == ()
+
+
+def test_an_axis_that_is_given_is_kept_and_the_other_found() -> None:
+    table = rows(var_subject=["sword", "shield"], guidance_scale=[1.0, 4.0, 7.0], seed=[1, 2])
+    axes = choose_axes(table, order=("var_subject", "guidance_scale", "seed"), x="seed")
+    assert axes.x == "seed"
+    assert axes.y == "var_subject"
+    assert axes.inside == ("guidance_scale",)
+
+
+def test_what_would_crowd_the_cells_gets_pages() -> None:
+    table = rows(
+        var_subject=["sword", "shield"],
+        guidance_scale=[1.0, 2.0, 3.0, 4.0],
+        sampler=["euler", "ddim", "heun"],
+        seed=list(range(8)),
+    )
+    axes = choose_axes(table, order=("var_subject", "guidance_scale", "sampler", "seed"))
+    assert axes.page == "sampler"
+    assert axes.inside == ("seed",)
+
+
+def test_every_row_has_a_place_of_its_own() -> None:
+    table = with_prompt(
+        rows(var_subject=["a", "b"], guidance_scale=[1.0, 2.0], sampler=["x", "y"], seed=[1, 2])
+    )
+    axes = choose_axes(table, order=[name for name in ORDER if name in table[0]])
+    names = [name for name in (axes.x, axes.y, axes.page, *axes.inside) if name]
+    assert len({tuple(row[name] for name in names) for row in table}) == len(table)
+
+
+@pytest.mark.parametrize(
+    ("value", "label"),
+    [(7.0, "7"), (7.5, "7.5"), (0.1, "0.1"), (None, "none"), ("", "(empty)"), (3, "3")],
+)
+def test_labels_are_short_and_never_empty(value: object, label: str) -> None:
+    assert show(value) == label
