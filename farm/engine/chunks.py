@@ -63,9 +63,8 @@ class TaskProblem:
 class Fault:
     """Why a chunk came back before its time, when no task of it is to blame by name."""
 
-    kind: Literal["load", "renderer", "store"]
-    """`load`: the pipeline did not open. `renderer`: it raised, so its process is not to be
-    trusted. `store`: the output could not be written."""
+    kind: Literal["load", "store"]
+    """`load`: the pipeline did not open. `store`: the output could not be written."""
     message: str
 
 
@@ -138,6 +137,9 @@ class WorkerReport:
     worker: str
     outcomes: tuple[ChunkOutcome, ...] = ()
     heartbeat: Heartbeat = field(default_factory=Heartbeat)
+    is_spent: bool = False
+    """Its renderer raised, so its process is not to be trusted, and everything it was leased has
+    been answered."""
 
 
 Message: TypeAlias = "WorkerUp | WorkerDown | WorkerReport"

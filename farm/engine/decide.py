@@ -5,11 +5,9 @@ Two kinds of count are kept apart. A task's own failures spend its *tries*. Deat
 the first death of a chunk only sends its tasks elsewhere, one at a time, and the next one has a
 name. Failures of the machinery (store, model loading) charge no task at all.
 
-Everything here is bounded, which is why a run ends:
-
-- `tries` and `crashes` only grow, and each has a limit after which the task gets its failed row.
-- A chunk is split at most once: `alone` is never taken back.
-- Store faults in a row and deaths without a finished task in between have limits that end the run.
+Everything here is bounded, which is why a run ends. A task that goes back does so with a higher
+`attempt`, and no attempt goes beyond `attempts`; most end long before that, at the limit of their
+tries or crashes. Store faults in a row, and deaths with no task finished in between, end the run.
 """
 
 from __future__ import annotations
@@ -26,6 +24,8 @@ class Policy:
 
     retries: int = 2
     """More tries of a task after a failure that another try may cure."""
+    attempts: int = 100
+    """A task that came back this often is given up, whatever the reasons were."""
     deaths_alone: int = 3
     """A task is given up when this many workers died with it, the last ones with it alone."""
     load_failures: int = 2
@@ -87,6 +87,11 @@ class LoadFailed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Returned:
+    """A chunk came back with these tasks unfinished, through no fault of theirs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StoreFailed:
     """The output could not be written or read. `in_a_row`: this one included."""
 
@@ -100,7 +105,7 @@ class Fruitless:
     in_a_row: int
 
 
-Failure: TypeAlias = "TaskFailed | WorkerDied | LoadFailed | StoreFailed | Fruitless"
+Failure: TypeAlias = "TaskFailed | WorkerDied | LoadFailed | Returned | StoreFailed | Fruitless"
 
 
 # --- what can be done ---------------------------------------------------------------------------
@@ -152,30 +157,40 @@ CURABLE = frozenset({FailureKind.BAD_OUTPUT, FailureKind.INTERNAL})
 """Kinds of failure that another try may cure. The others are properties of the task."""
 
 
-def decide(  # noqa: C901, PLR0911 - one branch per row of the table
+def decide(  # noqa: C901, PLR0911, PLR0912 - one branch per row of the table
     failure: Failure, history: History, policy: Policy
 ) -> Decision:
     """Return what to do about `failure`, for tasks that have been through `history`."""
     match failure:
+        case TaskFailed() | WorkerDied() | LoadFailed() | Returned() if (
+            history.attempt >= policy.attempts
+        ):
+            return GiveUp(kind=FailureKind.INTERNAL)
+
         case TaskFailed(in_company=True) if not history.alone:
-            return Retry(history=leased_again(history, alone=True))
+            return Retry(history=_leased_again(history, alone=True))
         case TaskFailed(kind=kind) if kind in CURABLE and history.tries < policy.retries:
-            return Retry(history=leased_again(history, tries=history.tries + 1, alone=True))
+            return Retry(history=_leased_again(history, tries=history.tries + 1, alone=True))
         case TaskFailed(kind=kind):
             return GiveUp(kind=kind)
 
         case WorkerDied(known=True) if history.crashes + 1 >= policy.deaths_alone:
             return GiveUp(kind=FailureKind.WORKER_DIED)
         case WorkerDied(known=True):
-            crashed = leased_again(history, crashes=history.crashes + 1, alone=True)
+            crashed = _leased_again(history, crashes=history.crashes + 1, alone=True)
             return Retry(history=crashed, elsewhere=True)
         case WorkerDied():
-            return Split(history=leased_again(history, crashes=max(1, history.crashes), alone=True))
+            return Split(
+                history=_leased_again(history, crashes=max(1, history.crashes), alone=True)
+            )
 
         case LoadFailed(failures=failures, ever_loaded=loaded, elsewhere=elsewhere):
             if not elsewhere or (failures >= policy.load_failures and not loaded):
                 return GiveUp(kind=FailureKind.LOAD_FAILED)
-            return Retry(history=leased_again(history), elsewhere=True)
+            return Retry(history=_leased_again(history), elsewhere=True)
+
+        case Returned():
+            return Retry(history=_leased_again(history))
 
         case StoreFailed(in_a_row=count) if count >= policy.store_faults:
             return EndRun()
@@ -187,7 +202,7 @@ def decide(  # noqa: C901, PLR0911 - one branch per row of the table
             return EndRun() if count >= policy.fruitless_deaths else Proceed()
 
 
-def leased_again(
+def _leased_again(
     history: History,
     *,
     tries: int | None = None,

@@ -45,12 +45,12 @@ from farm.engine.decide import (
     Policy,
     Proceed,
     Retry,
+    Returned,
     Split,
     StoreFailed,
     TaskFailed,
     WorkerDied,
     decide,
-    leased_again,
 )
 from farm.engine.events import Event, RunReport
 from farm.engine.executor import Executor, Stop
@@ -168,11 +168,19 @@ class _Tally:
     denoiser_evaluations: int = 0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Lease:
+    """A chunk in a worker's hands, and since when by the run's clock."""
+
+    chunk: Chunk
+    since: float
+
+
 @dataclass(slots=True, kw_only=True)
 class _WorkerState:
     """What the loop knows of a live worker."""
 
-    leases: dict[str, Chunk] = field(default_factory=dict)
+    leases: dict[str, _Lease] = field(default_factory=dict)
     """By chunk id, in the order they were leased."""
     key: PipelineKey | None = None
     """The pipeline of its latest lease."""
@@ -280,7 +288,7 @@ class _Run:
                         self.condemn(chunk)
                         continue
                     worker.key = chunk.key
-                    worker.leases[chunk.id] = chunk
+                    worker.leases[chunk.id] = _Lease(chunk=chunk, since=self.clock())
                     self.executor.lease(name, chunk)
                     yield events.ChunkStarted(
                         chunk=chunk.id,
@@ -343,22 +351,21 @@ class _Run:
         """Settle the chunks that a worker answers, and say what it is doing."""
         if (worker := self.workers.get(report.worker)) is None:
             return  # answered after it was given up for dead: its chunks are read from the store
-        is_spent = False
         for outcome in report.outcomes:
-            chunk = worker.leases.pop(outcome.chunk)
-            yield from self.settle(report.worker, chunk, outcome)
-            is_spent |= outcome.fault is not None and outcome.fault.kind == "renderer"
+            lease = worker.leases.pop(outcome.chunk)
+            yield from self.settle(report.worker, lease, outcome)
         if report.heartbeat != self.heartbeats.get(report.worker):
             self.heartbeats[report.worker] = report.heartbeat
             yield _progress(report.worker, report.heartbeat)
-        if is_spent:
+        if report.is_spent:
             yield from self.bury_worker(
                 report.worker, "its renderer raised, so the process is replaced", blame=False
             )
             self.executor.replace(report.worker)
 
-    def settle(self, worker: str, chunk: Chunk, outcome: ChunkOutcome) -> Iterator[Event]:
+    def settle(self, worker: str, lease: _Lease, outcome: ChunkOutcome) -> Iterator[Event]:
         """Account for one answered chunk, and send back what it leaves."""
+        chunk = lease.chunk
         finished = outcome.rendered + len(outcome.failed)
         self.tally.rendered += outcome.rendered
         self.tally.failures.update(problem.kind for problem in outcome.failed)
@@ -395,10 +402,10 @@ class _Run:
                 elsewhere = any(chunk.key not in state.refused for state in self.workers.values())
                 yield from self.fail_to_load(chunk, undone, message, elsewhere=elsewhere)
             case Fault(kind="store", message=message):
-                self.put_back(chunk, undone)
-                yield from self.suffer_store(StoreError(message))
-            case _:
-                self.put_back(chunk, undone)
+                yield from self.put_back(chunk, undone)
+                yield from self.suffer_store(StoreError(message), since=lease.since)
+            case None:
+                yield from self.put_back(chunk, undone)
 
     # --- what failures mean ---------------------------------------------------------------------
 
@@ -424,10 +431,11 @@ class _Run:
             case Pause() | Proceed() | EndRun():
                 raise AssertionError(f"{decision} is not about tasks")
 
-    def put_back(self, chunk: Chunk, tasks: tuple[TaskSpec, ...]) -> None:
-        """Take tasks back uncharged."""
-        history = leased_again(chunk.history)
-        self.workload.put_back(Piece(key=chunk.key, tasks=tasks, history=history))
+    def put_back(self, chunk: Chunk, tasks: tuple[TaskSpec, ...]) -> Iterator[Event]:
+        """Take tasks back that nothing is held against."""
+        if tasks and not self.stop.asked:
+            decision = decide(Returned(), chunk.history, self.policy)
+            yield from self.apply(decision, chunk, tasks, "came back unfinished")
 
     def bury_worker(self, name: str, reason: str, *, blame: bool) -> Iterator[Event]:
         """Forget a worker; what it was leased is settled from the store."""
@@ -435,8 +443,8 @@ class _Run:
         self.heartbeats.pop(name, None)
         yield events.WorkerLost(worker=name, reason=reason)
         if worker is not None:
-            for chunk in worker.leases.values():
-                self.graves.append(_Grave(chunk=chunk, reason=reason, blame=blame))
+            for lease in worker.leases.values():
+                self.graves.append(_Grave(chunk=lease.chunk, reason=reason, blame=blame))
 
     def fail_to_load(
         self, chunk: Chunk, tasks: tuple[TaskSpec, ...], message: str, *, elsewhere: bool
@@ -458,10 +466,14 @@ class _Run:
             yield events.Notice(message=f"{key.model} ({key.backend}) cannot be loaded: {message}")
         yield from self.apply(decision, chunk, tasks, message)
 
-    def suffer_store(self, error: StoreError) -> Iterator[Event]:
-        """Charge nobody, wait a while, and end the run if that does not help."""
-        if self.clock() < self.paused_until:
-            return  # several workers met the same fault
+    def suffer_store(self, error: StoreError, *, since: float) -> Iterator[Event]:
+        """Charge nobody, wait a while, and end the run if that does not help.
+
+        `since` is when the work began that failed. A pause answers every fault of work that began
+        before its end: several chunks meet one fault.
+        """
+        if since < self.paused_until:
+            return
         self.store_faults += 1
         match decide(StoreFailed(in_a_row=self.store_faults), History(), self.policy):
             case Pause(delay_s=delay_s):
@@ -485,7 +497,7 @@ class _Run:
                 yield from self.execute(self.verdicts[0])
                 self.verdicts.popleft()
         except StoreError as error:
-            yield from self.suffer_store(error)
+            yield from self.suffer_store(error, since=self.clock())
 
     def settle_grave(self, grave: _Grave) -> Iterator[Event]:
         """Take what a dead worker committed; decide about the rest."""
@@ -506,14 +518,15 @@ class _Run:
                 )
         left = tuple(task for task in chunk.tasks if digests[task] not in committed)
         if lease is None or not grave.blame:
-            self.put_back(chunk, left)
+            yield from self.put_back(chunk, left)
             return
         if lease.alone and not lease.digests:
             # Whoever takes the dead worker's place has not tried it yet.
             yield from self.fail_to_load(chunk, left, grave.reason, elsewhere=True)
             return
         suspects = tuple(task for task in left if digests[task] in lease.digests)
-        self.put_back(chunk, tuple(task for task in left if digests[task] not in lease.digests))
+        unsuspected = tuple(task for task in left if digests[task] not in lease.digests)
+        yield from self.put_back(chunk, unsuspected)
         if suspects:
             decision = decide(WorkerDied(known=len(suspects) == 1), chunk.history, self.policy)
             yield from self.apply(decision, chunk, suspects, grave.reason)

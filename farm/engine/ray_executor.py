@@ -44,7 +44,6 @@ FAILED_STARTS = 3
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",  # a render farm does not phone home
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # under `uv run`, Ray would rebuild the environment
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # a worker without a GPU sees none; said once here
 }
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
@@ -53,8 +52,21 @@ _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 class Actor:
     """A `Worker` in a process of its own. Its public methods are what the driver calls."""
 
-    def __init__(self, setup: WorkerSetup, *, name: str, device: str, threads: int | None) -> None:
+    def __init__(
+        self,
+        setup: WorkerSetup,
+        *,
+        name: str,
+        device: str,
+        threads: int,
+        python_path: Sequence[str],
+    ) -> None:
+        """Note what to do; nothing that may fail, because Ray would report it without its type.
+
+        `python_path` is where the driver finds modules, for a renderer from outside the package.
+        """
         self._setup = setup
+        self._python_path = python_path
         self._name = name
         self._device = device
         self._threads = threads
@@ -68,6 +80,10 @@ class Actor:
         """
         import ray
 
+        # Here and not in a Ray `runtime_env`, which starts every process anew and takes seconds.
+        # It is early enough: what counts threads (torch) or is found by path is imported later.
+        os.environ |= {"OMP_NUM_THREADS": str(self._threads), "MKL_NUM_THREADS": str(self._threads)}
+        sys.path += [folder for folder in self._python_path if folder not in sys.path]
         gpus = ray.get_runtime_context().get_accelerator_ids().get("GPU", [])
         node = platform.node()
         self._worker = Worker(
@@ -253,7 +269,6 @@ class RayExecutor:
         options: dict[str, Any] = {
             "num_cpus": self._num_cpus,
             "num_gpus": self._num_gpus,
-            "runtime_env": {"env_vars": self._environment()},
         }
         if self._accelerator_type is not None:
             options["accelerator_type"] = self._accelerator_type
@@ -265,6 +280,7 @@ class RayExecutor:
             name=name,
             device="auto" if self._num_gpus else "cpu",
             threads=self._threads,
+            python_path=sys.path if self._setup.factory else (),
         )
         token = secrets.token_hex(16)
         self._remotes[name] = _Remote(
@@ -273,15 +289,6 @@ class RayExecutor:
             serving=actor.serve.remote(),
             token=token,
         )
-
-    def _environment(self) -> dict[str, str]:
-        """Return what a worker's process must know before it imports anything."""
-        threads = str(self._threads)
-        environment = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, **_ENVIRONMENT}
-        if self._setup.factory is not None:
-            # A renderer from outside the package is found where the driver finds it.
-            environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
-        return environment
 
     @staticmethod
     def _control_call(method: Any, *arguments: object) -> Any:  # noqa: ANN401 - Ray has no types

@@ -82,6 +82,8 @@ class _Lot:
     last_commit: float = 0.0
     batch: _Batch = field(default_factory=_Batch)
     again: list[TaskProblem] = field(default_factory=list)
+    store_fault: str | None = None
+    """What the store said when it failed this lot; set by any thread, never taken back."""
     write_times: list[float] = field(default_factory=list)
     """Seconds; a list because several threads add to it."""
     # Filled by the committing thread alone:
@@ -142,7 +144,6 @@ class Worker:
         self._bug: BaseException | None = None
         self._stopping = False
         self._spent = False
-        self._store_fault: str | None = None
 
         self._lots: dict[str, _Lot] = {}
         self._in_flight: dict[TaskSpec, _InFlight] = {}
@@ -175,7 +176,10 @@ class Worker:
             outcomes, self._outbox = tuple(self._outbox), []
             if self._bug is not None:
                 raise self._bug
-        return WorkerReport(worker=self.name, outcomes=outcomes, heartbeat=self._heartbeat())
+            is_spent = self._spent and not (self._lots or self._inbox)
+        return WorkerReport(
+            worker=self.name, outcomes=outcomes, heartbeat=self._heartbeat(), is_spent=is_spent
+        )
 
     def wait_for_lease(self, timeout_s: float) -> bool:
         """Return whether something is in the inbox, waiting up to `timeout_s` for it."""
@@ -207,6 +211,7 @@ class Worker:
     def work(self) -> Iterator[None]:
         """Render what is in the inbox, one step an image, until the inbox is empty."""
         while self._inbox:
+            self._get_over_store_fault()
             yield from self._stream(self._inbox.popleft())
             self._phase = "idle"
 
@@ -229,19 +234,24 @@ class Worker:
                 fault = Fault(kind="load", message=_explain(error))
             else:
                 feed = self._feed_one_by_one if chunk.history.alone else self._feed
+                message = "the renderer gave no answer for this task"
                 try:
                     for stream in feed(lot):
                         for result in renderer.render(stream):
                             self._take(result)
                             yield
                 except Exception as error:  # noqa: BLE001 - a renderer must not raise; this one did
-                    fault = Fault(kind="renderer", message=_explain(error))
+                    message = _explain(error)
                     self._discard_renderer()
-                self._fail_unanswered(fault)
+                self._fail_unanswered(message)
         for open_lot in list(self._lots.values()):
             if open_lot.left:
                 self._close(open_lot, fault)
-        self._later(self._forget_store_fault)
+
+    def _get_over_store_fault(self) -> None:
+        """Try the store again, once every chunk that met its fault has been answered."""
+        if self._meets_store_fault():
+            self._committer.submit(lambda: None).result()
 
     def _open(self, chunk: Chunk) -> _Lot:
         lot = _Lot(chunk=chunk, began=time.perf_counter(), left=len(chunk.tasks))
@@ -257,7 +267,7 @@ class Worker:
         try:
             self._journal.note(lot.chunk.id, digests=digests, history=lot.chunk.history)
         except StoreError as error:
-            self._store_fault = str(error)
+            lot.store_fault = str(error)
 
     def _ensure_renderer(self, lot: _Lot) -> Renderer:
         key = lot.chunk.key
@@ -277,13 +287,16 @@ class Worker:
         return self._renderer
 
     def _discard_renderer(self) -> None:
-        """Drop a renderer that raised. Its process is not to be trusted either: see `Fault`."""
+        """Drop a renderer that raised. Its process is not to be trusted either."""
         self._renderer = None
         self._key = None
         self._spent = True
 
     def _must_stop(self) -> bool:
-        return self._stopping or self._spent or self._store_fault is not None
+        return self._stopping or self._spent or self._meets_store_fault()
+
+    def _meets_store_fault(self) -> bool:
+        return any(lot.store_fault is not None for lot in list(self._lots.values()))
 
     def _feed(self, lot: _Lot) -> Iterator[Iterator[TaskSpec]]:
         """Yield one stream of tasks: of `lot`, then of the chunks that follow it."""
@@ -366,9 +379,8 @@ class Worker:
         else:
             lot.again.append(problem)
 
-    def _fail_unanswered(self, fault: Fault | None) -> None:
+    def _fail_unanswered(self, message: str) -> None:
         """Account for the tasks that the renderer took and never answered."""
-        message = fault.message if fault else "the renderer gave no answer for this task"
         unanswered = list(self._in_flight.items())
         self._in_flight.clear()
         for task, flight in unanswered:
@@ -380,9 +392,7 @@ class Worker:
         while self._unwritten and (
             self._unwritten[0].done() or len(self._unwritten) >= UNWRITTEN_LIMIT
         ):
-            error = self._unwritten.popleft().exception()
-            if isinstance(error, StoreError):
-                self._store_fault = str(error)
+            self._unwritten.popleft().exception()  # waits; whoever commits the row sees the error
 
     def _close(self, lot: _Lot, fault: Fault | None) -> None:
         now = time.perf_counter()
@@ -400,9 +410,13 @@ class Worker:
         job = self._setup.job
         row = self._row(result, chunk=flight.lot.chunk, since=flight.since)
         data = encode_image(result.pixels, job.image, row)
-        image = self._store.put_image(
-            result.task, data, suffix=image_suffix(job.image), file_name=job.file_name
-        )
+        try:
+            image = self._store.put_image(
+                result.task, data, suffix=image_suffix(job.image), file_name=job.file_name
+            )
+        except StoreError as error:
+            flight.lot.store_fault = str(error)
+            raise
         seconds = time.perf_counter() - started
         flight.lot.write_times.append(seconds)
         self._last_image = image.path
@@ -443,10 +457,9 @@ class Worker:
         for index, write in batch.writes:
             try:
                 rows.append(write.result())
-            except StoreError as error:
-                self._store_fault = str(error)
-            else:
-                written.append(index)
+            except StoreError:
+                continue  # noted by the thread that met it
+            written.append(index)
         if not rows:
             return
         started = time.perf_counter()
@@ -456,7 +469,7 @@ class Worker:
                 rows, run=self._setup.run, chunk=name, attempt=lot.chunk.history.attempt
             )
         except StoreError as error:
-            self._store_fault = str(error)
+            lot.store_fault = str(error)
             return
         lot.commit_seconds += time.perf_counter() - started
         lot.parts.append(part)
@@ -471,11 +484,11 @@ class Worker:
         try:
             self._journal.clear(lot.chunk.id)
         except StoreError as error:
-            self._store_fault = str(error)
+            lot.store_fault = str(error)
         settled = lot.committed | {problem.index for problem in lot.again}
         undone = tuple(index for index in range(len(lot.chunk.tasks)) if index not in settled)
-        if undone and fault is None and self._store_fault is not None:
-            fault = Fault(kind="store", message=self._store_fault)
+        if undone and fault is None and lot.store_fault is not None:
+            fault = Fault(kind="store", message=lot.store_fault)
         outcome = ChunkOutcome(
             chunk=lot.chunk.id,
             rendered=lot.rendered,
@@ -495,10 +508,6 @@ class Worker:
             del self._lots[lot.chunk.id]
             self._outbox.append(outcome)
             self._news.notify_all()
-
-    def _forget_store_fault(self) -> None:
-        """Start afresh: every lot that the fault touched has been answered with it."""
-        self._store_fault = None
 
 
 def _explain(error: Exception) -> str:
