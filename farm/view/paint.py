@@ -30,7 +30,7 @@ class Picture:
 class Missing:
     """A slot without an image: hatched, with the reason if there is one to tell."""
 
-    headline: str
+    headline: str = ""
     reason: str = ""
     is_failure: bool = False
 

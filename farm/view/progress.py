@@ -241,9 +241,8 @@ class _Teller:
         """Return (level, text), level being `note`, `warning` or `error`; None to say nothing."""
         told: tuple[str, str] | None = None
         match event:
-            case events.RunStarted(executor=executor, workers=count, reason=reason):
-                crew = {None: "", 1: ", 1 worker"}.get(count, f", {count} workers")
-                told = "note", f"{executor}{crew}: {reason}"
+            case events.RunStarted(reason=reason):
+                told = "note", reason
             case events.Notice(message=message):
                 told = "note", message
             case events.WorkerLost(worker=worker, reason=reason):

@@ -278,13 +278,14 @@ _MIN_CELL = 14
 _GAP = "  "
 _SECONDARY = frozenset({"error_kind", "error_message", "image_path", "render_ms"})
 _BOOKKEEPING = frozenset({"task_id", *RESULT_FIELDS, "image_file", "chunk", "part"})
+_LAST_RANK = 2
 
 
 def _rank(name: str) -> int:
     """Return how readily a column gives way on a narrow terminal; the settings stay longest."""
     if name in _SECONDARY:
         return 1
-    return 2 if name in _BOOKKEEPING - {*FIELDS, "status"} else 0
+    return _LAST_RANK if name in _BOOKKEEPING - {*FIELDS, "status"} else 0
 
 
 def render_table(table: pa.Table, *, format_: str = "table", width: int = 100) -> bytes:
@@ -459,9 +460,15 @@ def _terminal_table(table: pa.Table, width: int) -> str:
     if total > 1 and _room(columns) > width:
         same = [column for column in columns if len(set(column.texts)) == 1]
         if len(same) < len(columns):
-            scope = "same in all rows" if total <= _MAX_ROWS else "same in all rows shown"
-            facts = (f"{column.name} {shorten(column.texts[0], 32)}" for column in same)
-            notes += [f"{scope}: {', '.join(facts)}"] if same else []
+            scope = "in all rows" if total <= _MAX_ROWS else "in all rows shown"
+            empty = [column.name for column in same if column.texts[0] in {"-", ""}]
+            facts = [
+                f"{column.name} {shorten(column.texts[0], 32)}"
+                for column in same
+                if column.name not in empty
+            ]
+            notes += [f"the same {scope}: {', '.join(facts)}"] if facts else []
+            notes += [f"empty {scope}: {', '.join(empty)}"] if empty else []
             columns = [column for column in columns if column not in same]
     chosen = _choose(columns, width)
     if hidden := [column.name for column in columns if column not in chosen]:
@@ -478,15 +485,17 @@ def _room(columns: Sequence[_Column]) -> int:
 
 
 def _choose(columns: Sequence[_Column], width: int) -> list[_Column]:
-    """Return the columns that find room at their least width, the more telling ones first."""
-    kept: set[str] = set()
-    left = width + len(_GAP)
+    """Return the columns that find room, the more telling ones first.
+
+    Columns may be squeezed to their least width to make room for others, but not for bookkeeping.
+    """
+    kept: list[_Column] = []
     for column in sorted(columns, key=lambda column: _rank(column.name)):
-        need = column.least + len(_GAP)
-        if need <= left or not kept:
-            kept.add(column.name)
-            left -= need
-    return [column for column in columns if column.name in kept]
+        squeeze = _rank(column.name) < _LAST_RANK
+        taken = sum((one.least if squeeze else one.natural) + len(_GAP) for one in kept)
+        if taken + column.least <= width or not kept:
+            kept.append(column)
+    return [column for column in columns if column in kept]
 
 
 def _widths(columns: Sequence[_Column], width: int) -> list[int]:

@@ -327,7 +327,7 @@ def _content(files: Files, record: Record) -> paint.Picture | paint.Missing:
             reason = record["error_message"] or ""
             return paint.Missing(headline=kind, reason=reason, is_failure=True)
         case _:
-            return paint.Missing(headline="not rendered")
+            return paint.Missing()  # the header tells how many; here hatching says enough
 
 
 def _arrange(table: _Table, axes: Axes, *, tile: int | None) -> Iterator[_One]:
@@ -563,7 +563,7 @@ def _count(rows: Sequence[Record], unseen: int) -> str:
     if numbers["failed"]:
         parts.append(f"{numbers['failed']:,} failed")
     if to_do := numbers[MISSING] + unseen:
-        parts.append(f"{to_do:,} not rendered")
+        parts.append(f"{to_do:,} not rendered yet")
     return " · ".join(parts)
 
 

@@ -19,7 +19,6 @@ from typing import Any
 import pyarrow.compute as pc
 from rich.console import Group, RenderableType
 from rich.live import Live
-from rich.progress_bar import ProgressBar
 from rich.text import Text
 
 from farm import grid, manifest, planner
@@ -31,7 +30,7 @@ from farm.view.summary import example_messages, facts_table, failures_view, plac
 
 SILENCE_S = 600.0
 """Leases without any other sign of life for this long are taken for those of the dead."""
-_PAUSE_S = 60.0
+_PAUSE_S = 5.0
 """Between two chunks a worker may hold no lease; a commit this young still means a run."""
 _RECENT = timedelta(minutes=5)
 """Span over which the speed is measured."""
@@ -191,27 +190,16 @@ _PHASE_STYLES = {
 
 def print_status(state: Status) -> None:
     """Print the state of an output."""
-    present(status_view(state, width=stdout().width))
+    present(status_view(state))
 
 
-def status_view(state: Status, *, width: int, now: datetime | None = None) -> RenderableType:
+def status_view(state: Status, *, now: datetime | None = None) -> RenderableType:
     """Return the state of an output, for a terminal."""
     title = Text.assemble(
         (state.job or "unknown job", "bold"), " in ", place(state.output), "  ",
         (state.phase.value, _PHASE_STYLES[state.phase]),
     )  # fmt: skip
     lines: list[RenderableType] = [title]
-    if state.tasks:
-        finished = state.rendered + state.failed
-        lines.append(
-            ProgressBar(
-                total=state.tasks,
-                completed=finished,
-                width=min(width, 72),
-                complete_style="green",
-                finished_style="red" if state.failed else "green",
-            )
-        )
     lines.append(facts_table(_facts(state, now or datetime.now(UTC))))
     if state.failures:
         lines += ["", failures_view(state.failures, state.examples)]
@@ -221,7 +209,7 @@ def status_view(state: Status, *, width: int, now: datetime | None = None) -> Re
 
 
 def _facts(state: Status, now: datetime) -> Iterator[tuple[str, str]]:
-    of = f" of {state.tasks:,}" if state.tasks is not None else ""
+    of = f" of {state.tasks:,}, {state.rendered / state.tasks:.0%}" if state.tasks else ""
     yield "rendered", f"{state.rendered:,}{of}"
     if state.failed:
         yield "failed", f"{state.failed:,}"
@@ -264,11 +252,11 @@ def watch(
             _watch_in_lines(state, output, interval_s=interval_s, sleep=sleep, look=look)
             return
         with Live(console=console, auto_refresh=False) as live:
-            live.update(status_view(state, width=console.width), refresh=True)
+            live.update(status_view(state), refresh=True)
             while state.is_running:
                 sleep(interval_s)
                 state = look(output)
-                live.update(status_view(state, width=console.width), refresh=True)
+                live.update(status_view(state), refresh=True)
     except KeyboardInterrupt:
         return
 

@@ -39,10 +39,10 @@ def present(view: RenderableType) -> None:
     """Print a view to stdout; without the spaces that only fill a terminal's lines."""
     console = stdout()
     if console.is_terminal:
-        console.print(view)
+        console.print(view, crop=False)
         return
     with console.capture() as capture:
-        console.print(view)
+        console.print(view, crop=False)
     lines = [line.rstrip() for line in capture.get().splitlines()]
     sys.stdout.write("\n".join(lines) + "\n")
 
@@ -112,8 +112,8 @@ _MEASURED = ("status", "render_ms", "denoiser_evaluations", "image_bytes", "widt
 def estimate(plan: Plan) -> Estimate:
     """Estimate a plan by the images that its output already has.
 
-    Time goes by the network evaluation, bytes by the pixel, so images of other step counts and
-    sizes count as well.
+    Time goes by the network evaluation (by the image where there is no network), bytes by the
+    pixel, so images of other step counts and sizes count as well.
 
     Raises:
         OutputError: the output exists and cannot be read.
@@ -124,6 +124,8 @@ def estimate(plan: Plan) -> Estimate:
         return Estimate(device_seconds=None, image_bytes=None)
     table = table.filter(pc.equal(table["status"], "rendered"))
     seconds = _scaled(table, "render_ms", "denoiser_evaluations", to=plan.denoiser_evaluations)
+    if not plan.denoiser_evaluations and table.num_rows:
+        seconds = (pc.mean(table["render_ms"]).as_py() or 0.0) * plan.to_render
     area = pc.multiply(table["width"].cast(pa.int64()), table["height"].cast(pa.int64()))
     table = table.append_column("pixels", area)
     size = None if plan.pixels is None else _scaled(table, "image_bytes", "pixels", to=plan.pixels)

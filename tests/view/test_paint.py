@@ -111,7 +111,7 @@ def test_missing_and_failed_cells_are_hatched_and_differ() -> None:
     painted = paint(
         layout,
         {
-            (0, 0, 0): Missing(headline="not rendered"),
+            (0, 0, 0): Missing(),
             (0, 1, 0): Missing(headline="bad output", reason="black", is_failure=True),
         },
     )

@@ -276,7 +276,7 @@ def test_what_cannot_be_shown_is_refused(
 ) -> None:
     output = make_output(assets.values(), job=JOB)
     with pytest.raises(InputError):
-        make_sheet(output, **options)  # type: ignore[arg-type] - a table of keywords
+        make_sheet(output, **options)  # type: ignore[arg-type]  # keywords by name
 
 
 def test_a_place_that_cannot_be_written_is_an_error_of_the_output(
