@@ -98,7 +98,7 @@ class MatrixReader:
                         blocks.append(self._placed(self._block(item), item.place))
             case _:
                 problems.add(node.place, f"{keyword} needs a mapping of axes or a list of blocks")
-        if not blocks and not (isinstance(node, Entries) and node.entries):
+        if node in (Items((), node.place), Entries((), node.place)):
             problems.add(node.place, f"this {keyword} is empty")
         return self._placed(_COMBINED[keyword](tuple(blocks)), node.place)
 

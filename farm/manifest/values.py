@@ -31,7 +31,7 @@ BUILTIN_MODELS = ("sprites",)
 
 _DECIMAL = r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?"
 _RANGE = re.compile(
-    rf"\s*(?P<first>{_DECIMAL}?)\s*\.\.\s*(?P<last>{_DECIMAL}?)(?:\s+step\s+(?P<step>\S+))?\s*"
+    rf"\s*(?P<first>(?:{_DECIMAL})?)\s*\.\.\s*(?P<last>(?:{_DECIMAL})?)(?:\s+step\s+(?P<step>\S+))?\s*"
 )
 _FORMS = {"linspace": ("linspace",), "random": ("random", "seed"), "file": ("file",)}
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
