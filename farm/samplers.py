@@ -55,8 +55,8 @@ class Sampler:
     """Sigma schedules that the diffusers class can do."""
     automatic: str = "normal"
     """The schedule that A1111 means by `Automatic`."""
-    evaluations: Literal["n", "2n-1"] = "n"
-    """Network evaluations of n steps."""
+    evaluations: Literal["n", "n+1", "2n-1"] = "n"
+    """Network evaluations of n steps; one step is always one."""
     takes_eta: bool = False
     one_noise_per_batch: bool = False
     """diffusers draws this sampler's noise from one source for the whole batch, so images are
@@ -70,7 +70,7 @@ class Sampler:
 
     def count_evaluations(self, steps: int) -> int:
         """Return how often `steps` steps evaluate the network, for one row without guidance."""
-        return steps if self.evaluations == "n" else 2 * steps - 1
+        return {"n": steps, "n+1": steps + (steps > 1), "2n-1": 2 * steps - 1}[self.evaluations]
 
 
 _SPACED = (DEFAULT, "normal", "sgm_uniform", "simple", "ddim_uniform")
@@ -197,12 +197,16 @@ _SAMPLERS = (
     ),
     Sampler(
         name="pndm", label="PLMS", aliases=("plms",), scheduler="PNDMScheduler",
-        options={"skip_prk_steps": True}, schedules=(DEFAULT, "sgm_uniform", "ddim_uniform"),
-        automatic="ddim_uniform", doc="Pseudo linear multistep, arXiv:2202.09778.",
+        options={"skip_prk_steps": True},
+        schedules=(DEFAULT, "normal", "sgm_uniform", "simple", "ddim_uniform"),
+        automatic="ddim_uniform", evaluations="n+1",
+        doc="Pseudo linear multistep, arXiv:2202.09778.",
     ),
     Sampler(
         name="unipc", label="UniPC", aliases=("uni_pc",), scheduler="UniPCMultistepScheduler",
-        options={"solver_order": 3, "solver_type": "bh1"}, schedules=_SIGMAS,
+        # B1(h) = h has no value at the last step to a sigma of zero, where h is infinite.
+        options={"solver_order": 3, "solver_type": "bh1", "final_sigmas_type": "sigma_min"},
+        schedules=_SIGMAS,
         doc="UniPC of order 3 with B1(h), arXiv:2302.04867: A1111's settings.",
     ),
     Sampler(

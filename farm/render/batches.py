@@ -125,23 +125,22 @@ class BatchedStream:
                     facts=self._painter.facts,
                 )
             return
-        size = 1
         if outcome.kind is FailureKind.OUT_OF_MEMORY:
-            size = self._shrink(batch)
-        for start in range(0, len(batch), size):
-            yield from self._render_batch(batch[start : start + size])
+            self._shrink(batch)
+            yield from self._render_group(batch)
+        else:
+            for task in batch:
+                yield from self._render_batch((task,))
 
-    def _shrink(self, batch: Sequence[TaskSpec]) -> int:
-        """Halve the batch size of the batch's memory class; return the new size."""
+    def _shrink(self, batch: Sequence[TaskSpec]) -> None:
+        """Remember that at most half of `batch` fits."""
         memory_class = self._painter.memory_class(batch[0])
         size = len(batch) // 2
-        if size < self._fitting[memory_class]:
-            self._fitting[memory_class] = size
-            _log.warning(
-                "out of memory: smaller batches from here on",
-                extra={"batch_size": size, "memory_class": memory_class},
-            )
-        return size
+        self._fitting[memory_class] = size
+        _log.warning(
+            "out of memory: smaller batches from here on",
+            extra={"batch_size": size, "memory_class": memory_class},
+        )
 
     def _attempt(self, batch: Sequence[TaskSpec]) -> Sequence[RenderResult] | _Trouble:
         try:

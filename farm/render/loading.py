@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,6 @@ import diffusers
 import huggingface_hub
 import torch
 import transformers
-from diffusers.loaders.single_file_utils import fetch_diffusers_config, load_single_file_checkpoint
 from huggingface_hub import errors as hub_errors
 
 from farm.errors import FarmError, InputError, ModelError
@@ -27,6 +27,7 @@ from farm.render.models import (
     CONFIG_VARIABLE,
     ModelSource,
     model_sha256,
+    parts_left_out,
     pipeline_class_name,
     resolve_model,
     single_file_config,
@@ -82,6 +83,7 @@ def load_pipeline(key: PipelineKey, *, device: str) -> LoadedPipeline:
             hint="`farm --debug` shows diffusers' own report",
         ) from error
     pipe.set_progress_bar_config(disable=True)
+    _mend_text_encoder(pipe)
     if place.type == "cuda":
         for network in (getattr(pipe, "unet", None), getattr(pipe, "vae", None)):
             if network is not None:
@@ -103,6 +105,8 @@ def _quieten() -> None:
         logging.getLogger(library.__name__).setLevel(logging.ERROR)
     diffusers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call] # it has no types
     transformers.utils.logging.disable_progress_bar()
+    warnings.filterwarnings("ignore", category=FutureWarning, module="diffusers")
+    warnings.filterwarnings("ignore", category=UserWarning, module="torchsde")
 
 
 # --- device and dtype ---------------------------------------------------------------------------
@@ -150,7 +154,7 @@ def _load(source: ModelSource, dtype: torch.dtype) -> Any:  # noqa: ANN401 - see
         variant=source.variant,
         use_safetensors=True,
         local_files_only=True,
-        **_without_unused_parts(kind),
+        **_absent_parts(kind, folder),
     )
 
 
@@ -168,7 +172,7 @@ def _load_file(source: ModelSource, dtype: torch.dtype) -> Any:  # noqa: ANN401 
         config=str(folder),
         dtype=dtype,
         local_files_only=True,
-        **_without_unused_parts(kind),
+        **_absent_parts(kind, folder),
     )
 
 
@@ -194,13 +198,26 @@ def _pipeline_class(folder: Path) -> Any:  # noqa: ANN401 - see LoadedPipeline
     return kind
 
 
-def _without_unused_parts(kind: Any) -> dict[str, object]:  # noqa: ANN401 - see LoadedPipeline
-    """Return arguments that leave out the parts of a pipeline that draw nothing."""
+def _absent_parts(kind: Any, folder: Path) -> dict[str, object]:  # noqa: ANN401 - see LoadedPipeline
+    """Return arguments that leave out what draws nothing, and what the folder says is not there."""
     accepted = inspect.signature(kind.__init__).parameters
-    parts: dict[str, object] = {name: None for name in _UNUSED if name in accepted}
+    absent = {*_UNUSED, *parts_left_out(folder)}
+    parts: dict[str, object] = {name: None for name in absent if name in accepted}
     if "requires_safety_checker" in accepted:
         parts["requires_safety_checker"] = False
     return parts
+
+
+def _mend_text_encoder(pipe: Any) -> None:  # noqa: ANN401 - see LoadedPipeline
+    """Let diffusers find the final norm of a CLIP text encoder, which `clip_skip` needs.
+
+    transformers 5.6 dropped the wrapper `CLIPTextModel.text_model`, and diffusers 0.42 still looks
+    for `text_encoder.text_model.final_layer_norm`. The alias goes past torch's registry of
+    submodules, where a module inside itself would never end.
+    """
+    encoder = getattr(pipe, "text_encoder", None)
+    if hasattr(encoder, "final_layer_norm") and not hasattr(encoder, "text_model"):
+        vars(encoder)["text_model"] = encoder
 
 
 # --- the hub ------------------------------------------------------------------------------------
@@ -225,6 +242,11 @@ def _download(source: ModelSource) -> Path:
 
 def _download_config(source: ModelSource) -> Path:
     """Return a folder that describes a single file: the repository diffusers knows its kind by."""
+    from diffusers.loaders.single_file_utils import (
+        fetch_diffusers_config,
+        load_single_file_checkpoint,
+    )
+
     checkpoint = load_single_file_checkpoint(str(source.path))  # type: ignore[no-untyped-call] # it has no types
     name: str = fetch_diffusers_config(checkpoint)["pretrained_model_name_or_path"]  # type: ignore[no-untyped-call] # nor has it
     patterns = " ".join(f"'{pattern}'" for pattern in _CONFIG_FILES)

@@ -369,14 +369,7 @@ def pipeline_class_name(folder: Path) -> str:
     Raises:
         ModelError: the folder's index cannot be read, or asks for code of its own.
     """
-    try:
-        name = json.loads((folder / INDEX).read_text("utf-8"))["_class_name"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(
-            f"{INDEX} cannot be read: {error}",
-            where=str(folder),
-            hint="save the model again with diffusers' save_pretrained",
-        ) from error
+    name = _read_index(folder).get("_class_name")
     if not isinstance(name, str):
         raise ModelError(
             f"{INDEX} names a pipeline of its own, {name}, and the farm runs no code from models",
@@ -384,3 +377,24 @@ def pipeline_class_name(folder: Path) -> str:
             hint="use a model whose pipeline is part of diffusers",
         )
     return name
+
+
+def parts_left_out(folder: Path) -> list[str]:
+    """Return the parts that a diffusers folder was saved without (SD3 without its T5, say).
+
+    Raises:
+        ModelError: the folder's index cannot be read.
+    """
+    return [name for name, part in _read_index(folder).items() if part == [None, None]]
+
+
+def _read_index(folder: Path) -> dict[str, object]:
+    try:
+        index = json.loads((folder / INDEX).read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"{INDEX} cannot be read: {error}",
+            where=str(folder),
+            hint="save the model again with diffusers' save_pretrained",
+        ) from error
+    return index if isinstance(index, dict) else {}

@@ -5,9 +5,10 @@ networks compute in and wherever they run. Then an image has the same noise alon
 a CPU and on a GPU, in float32 and in float16, and it is the noise that diffusers' users know for a
 seed.
 
-diffusers draws in the networks' own type instead: torch's half-precision generator gives other
-noise for the same seed. `float32_noise` mends that for the length of a call, without touching what
-is drawn in float32.
+diffusers draws in the networks' own type instead, and torch's half-precision noise for a seed is
+another one: always before torch 2.13 (pytorch/pytorch#166853), and still where the number of values
+is no multiple of 16. `float32_noise` mends that for the length of a call, without touching what is
+drawn in float32.
 """
 
 from __future__ import annotations

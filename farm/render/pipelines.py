@@ -67,15 +67,16 @@ class PipelineRenderer:
     """A diffusers pipeline as a stream."""
 
     def __init__(self, loaded: LoadedPipeline) -> None:
-        self._stream = BatchedStream(PipelinePainter(loaded))
+        self._stream: BatchedStream | None = BatchedStream(PipelinePainter(loaded))
 
     def render(self, tasks: Iterator[TaskSpec]) -> Iterator[RenderResult]:
         """Yield one result for every task; tasks with equal settings come together."""
+        assert self._stream is not None, "a closed renderer renders nothing"
         return self._stream.render(tasks)
 
     def close(self) -> None:
         """Give the model's memory back."""
-        del self._stream
+        self._stream = None
         _free_memory()
 
 
@@ -121,7 +122,8 @@ class PipelinePainter:
 
     def largest_batch(self, task: TaskSpec) -> int | None:
         """Return 1 for samplers that draw one noise for a whole batch."""
-        return 1 if SAMPLERS[task.sampler].one_noise_per_batch else None
+        sampler = SAMPLERS.get(task.sampler)
+        return 1 if sampler and sampler.one_noise_per_batch else None
 
     def draw(self, tasks: Sequence[TaskSpec]) -> Sequence[RenderResult]:
         """Call the pipeline once, with one generator per image.
@@ -171,7 +173,7 @@ class PipelinePainter:
             "num_images_per_prompt": 1,
             "output_type": "pt",
         }
-        if takes(self._pipe.__call__, "guidance_scale"):
+        if takes(type(self._pipe).__call__, "guidance_scale"):
             arguments["guidance_scale"] = task.guidance_scale
         if task.height is not None:
             arguments["height"] = task.height
@@ -189,11 +191,11 @@ class PipelinePainter:
         return arguments
 
     def _require(self, argument: str) -> None:
-        if not takes(self._pipe.__call__, argument):
+        if not takes(type(self._pipe).__call__, argument):
             raise Refusal(f"{type(self._pipe).__name__} has no {argument}; leave it out")
 
     def _check_eta(self, task: TaskSpec) -> None:
-        if task.eta is not None and not takes(self._pipe.scheduler.step, "eta"):
+        if task.eta is not None and not takes(type(self._pipe.scheduler).step, "eta"):
             raise Refusal(
                 f"sampler '{task.sampler}' ({type(self._pipe.scheduler).__name__}) has no eta; "
                 "ddim and tcd have"

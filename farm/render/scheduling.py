@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any
 
 import diffusers
@@ -37,13 +38,18 @@ def build_scheduler(original: Any, task: TaskSpec) -> Any:  # noqa: ANN401 - dif
         Refusal: diffusers has no such sampler, schedule or library, or the model is of a family
             that the sampler does not sample.
     """
-    sampler = SAMPLERS[task.sampler]
+    if task.sampler not in SAMPLERS or task.sigma_schedule not in SIGMA_SCHEDULES:
+        raise Refusal(
+            f"there is no sampler '{task.sampler}' with sigma schedule '{task.sigma_schedule}'; "
+            "`farm samplers` lists them"
+        )
     if reason := refuse(sampler=task.sampler, sigma_schedule=task.sigma_schedule):
         raise Refusal(reason)
+    sampler = SAMPLERS[task.sampler]
     if sampler.requires and importlib.util.find_spec(sampler.requires) is None:
         raise Refusal(
             f"sampler '{task.sampler}' needs the library {sampler.requires}: "
-            f"pip install {sampler.requires}"
+            "pip install 'farm[sde]'"
         )
     family = "flow" if _is_flow(original) else "diffusion"
     if sampler.name != DEFAULT and sampler.family != family:
@@ -59,9 +65,10 @@ def build_scheduler(original: Any, task: TaskSpec) -> Any:  # noqa: ANN401 - dif
     return kind.from_config(original.config, **options)
 
 
-def takes(function: object, name: str) -> bool:
-    """Return whether a function of diffusers has a parameter called `name`."""
-    return name in inspect.signature(function).parameters  # type: ignore[arg-type] # any callable
+@cache
+def takes(function: Callable[..., object], name: str) -> bool:
+    """Return whether a function or class of diffusers has a parameter called `name`."""
+    return name in inspect.signature(function).parameters
 
 
 def _is_flow(scheduler: Any) -> bool:  # noqa: ANN401 - as above
