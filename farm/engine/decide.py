@@ -29,7 +29,7 @@ class Policy:
     deaths_alone: int = 3
     """A task is given up when this many workers died with it, the last ones with it alone."""
     load_failures: int = 2
-    """A pipeline that failed to load this often, and never succeeded, is given up."""
+    """A pipeline is given up when it failed to load this often in a row and nobody has it open."""
     store_faults: int = 8
     """The run ends at this many store faults with nothing committed in between."""
     store_delay_s: float = 1.0
@@ -78,12 +78,10 @@ class WorkerDied:
 class LoadFailed:
     """A worker could not open the pipeline, or died while it tried."""
 
-    failures: int
-    """Of this pipeline in this run, this one included."""
-    ever_loaded: bool
-    """Some worker did open it in this run."""
+    in_a_row: int
+    """With no task of this pipeline finished in between, this one included."""
     elsewhere: bool
-    """There is, or will be, a worker on which it has not failed."""
+    """Another worker has it open, or is about to."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,8 +114,6 @@ class Retry:
     """Lease the tasks again, with this history."""
 
     history: History
-    elsewhere: bool = False
-    """Not on the worker that failed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,17 +173,16 @@ def decide(  # noqa: C901, PLR0911, PLR0912 - one branch per row of the table
         case WorkerDied(known=True) if history.crashes + 1 >= policy.deaths_alone:
             return GiveUp(kind=FailureKind.WORKER_DIED)
         case WorkerDied(known=True):
-            crashed = _leased_again(history, crashes=history.crashes + 1, alone=True)
-            return Retry(history=crashed, elsewhere=True)
+            return Retry(history=_leased_again(history, crashes=history.crashes + 1, alone=True))
         case WorkerDied():
             return Split(
                 history=_leased_again(history, crashes=max(1, history.crashes), alone=True)
             )
 
-        case LoadFailed(failures=failures, ever_loaded=loaded, elsewhere=elsewhere):
-            if not elsewhere or (failures >= policy.load_failures and not loaded):
-                return GiveUp(kind=FailureKind.LOAD_FAILED)
-            return Retry(history=_leased_again(history), elsewhere=True)
+        case LoadFailed(in_a_row=count, elsewhere=False) if count >= policy.load_failures:
+            return GiveUp(kind=FailureKind.LOAD_FAILED)
+        case LoadFailed():
+            return Retry(history=_leased_again(history))
 
         case Returned():
             return Retry(history=_leased_again(history))

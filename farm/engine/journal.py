@@ -88,8 +88,8 @@ class Journal:
     def left_behind(self) -> Mapping[bytes, int]:
         """Return, by task digest, how many deaths the leases of other runs make it suspect of."""
         suspects: dict[bytes, int] = {}
-        for name in self._others():
-            text = self._control.read(name)
+        for name in self._control.names(_PREFIX):
+            text = None if name.startswith(self._own) else self._control.read(name)
             lease = _parse(text) if text is not None else None
             if lease is None:
                 continue
@@ -98,14 +98,14 @@ class Journal:
                 suspects[digest] = max(crashes, suspects.get(digest, 0))
         return suspects
 
-    def forgive(self) -> None:
-        """Delete the leases of other runs, once everything they name has been tried again."""
-        for name in self._others():
-            self._control.delete(name)
+    def forgive(self, *, everybody: bool) -> None:
+        """Delete the leases of this run, at its end; with `everybody`, those of other runs too.
 
-    def _others(self) -> list[str]:
-        names = self._control.names(_PREFIX)
-        return sorted(name for name in names if not name.startswith(self._own))
+        The latter is for a run that has tried everything again that they name.
+        """
+        for name in self._control.names(_PREFIX):
+            if everybody or name.startswith(self._own):
+                self._control.delete(name)
 
     def _name(self, chunk: str) -> str:
         return f"{self._own}{chunk}.json"

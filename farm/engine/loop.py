@@ -14,6 +14,7 @@ Memory is bounded by workers and chunks in flight, not by tasks.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import platform
 import time
@@ -224,9 +225,8 @@ class _Run:
     workers: dict[str, _WorkerState] = field(default_factory=dict)
     graves: deque[_Grave] = field(default_factory=deque)
     verdicts: deque[_Verdict] = field(default_factory=deque)
-    loaded: set[PipelineKey] = field(default_factory=set)
-    """Pipelines that some worker opened in this run."""
     load_failures: Counter[PipelineKey] = field(default_factory=Counter)
+    """In a row, with no task of the pipeline finished in between."""
     given_up: dict[PipelineKey, str] = field(default_factory=dict)
     """Pipelines that cannot be loaded, and why."""
     store_faults: int = 0
@@ -252,18 +252,16 @@ class _Run:
                     yield from self.take(message)
         finally:
             self.executor.close()
-        if not self.stop.asked:
-            self.journal.forgive()
+        with contextlib.suppress(StoreError):  # what stays behind is only advice
+            self.journal.forgive(everybody=not self.stop.asked)
 
     def is_over(self) -> bool:
         """Whether nothing is left to do, or nothing is left to wait for."""
         if self.stop.insisted:
             return True
-        if any(worker.leases for worker in self.workers.values()):
+        if self.graves or self.verdicts or any(state.leases for state in self.workers.values()):
             return False
-        if self.stop.asked:
-            return True
-        return not (self.workload or self.graves or self.verdicts)
+        return self.stop.asked or not self.workload
 
     def heed_stop(self) -> Iterator[Event]:
         """Pass a stop request on, once."""
@@ -314,7 +312,11 @@ class _Run:
     def next_chunk(self, worker: _WorkerState) -> Chunk | None:
         """Return what `worker` should be leased, or None if nothing should."""
         held = Counter(state.key for state in self.workers.values() if state.key is not None)
-        key = self.workload.choose_key(worker.key, refused=worker.refused, held=held)
+        given_up = self.given_up.keys()
+        key = self.workload.choose_key(worker.key, refused=worker.refused | given_up, held=held)
+        if key is None and not any(state.leases for state in self.workers.values()):
+            # Nobody can do what is left. What failed to load here gets its last chance here.
+            key = self.workload.choose_key(worker.key, refused=given_up, held=held)
         if key is None:
             return None
         is_ahead = bool(worker.leases)
@@ -371,7 +373,7 @@ class _Run:
         self.tally.failures.update(problem.kind for problem in outcome.failed)
         self.tally.denoiser_evaluations += outcome.denoiser_evaluations
         if finished or outcome.again:
-            self.loaded.add(chunk.key)
+            self.load_failures[chunk.key] = 0
             self.deaths = 0
         if finished:
             self.store_faults = 0
@@ -399,8 +401,7 @@ class _Run:
         match outcome.fault:
             case Fault(kind="load", message=message):
                 self.workers[worker].refused.add(chunk.key)
-                elsewhere = any(chunk.key not in state.refused for state in self.workers.values())
-                yield from self.fail_to_load(chunk, undone, message, elsewhere=elsewhere)
+                yield from self.fail_to_load(chunk, undone, message)
             case Fault(kind="store", message=message):
                 yield from self.put_back(chunk, undone)
                 yield from self.suffer_store(StoreError(message), since=lease.since)
@@ -447,20 +448,16 @@ class _Run:
                 self.graves.append(_Grave(chunk=lease.chunk, reason=reason, blame=blame))
 
     def fail_to_load(
-        self, chunk: Chunk, tasks: tuple[TaskSpec, ...], message: str, *, elsewhere: bool
+        self, chunk: Chunk, tasks: tuple[TaskSpec, ...], message: str
     ) -> Iterator[Event]:
         """Send the tasks of a pipeline elsewhere, or give the pipeline up."""
         key = chunk.key
         self.load_failures[key] += 1
-        decision = decide(
-            LoadFailed(
-                failures=self.load_failures[key],
-                ever_loaded=key in self.loaded,
-                elsewhere=elsewhere,
-            ),
-            chunk.history,
-            self.policy,
+        is_elsewhere = any(
+            worker.key == key and key not in worker.refused for worker in self.workers.values()
         )
+        failure = LoadFailed(in_a_row=self.load_failures[key], elsewhere=is_elsewhere)
+        decision = decide(failure, chunk.history, self.policy)
         if isinstance(decision, GiveUp) and key not in self.given_up:
             self.given_up[key] = message
             yield events.Notice(message=f"{key.model} ({key.backend}) cannot be loaded: {message}")
@@ -492,8 +489,7 @@ class _Run:
             while self.graves:
                 yield from self.settle_grave(self.graves[0])
                 self.graves.popleft()
-            self.condemn_pipelines()
-            while self.verdicts:
+            while self.verdicts or self.condemn_pipelines():
                 yield from self.execute(self.verdicts[0])
                 self.verdicts.popleft()
         except StoreError as error:
@@ -521,8 +517,7 @@ class _Run:
             yield from self.put_back(chunk, left)
             return
         if lease.alone and not lease.digests:
-            # Whoever takes the dead worker's place has not tried it yet.
-            yield from self.fail_to_load(chunk, left, grave.reason, elsewhere=True)
+            yield from self.fail_to_load(chunk, left, grave.reason)
             return
         suspects = tuple(task for task in left if digests[task] in lease.digests)
         unsuspected = tuple(task for task in left if digests[task] not in lease.digests)
@@ -531,10 +526,13 @@ class _Run:
             decision = decide(WorkerDied(known=len(suspects) == 1), chunk.history, self.policy)
             yield from self.apply(decision, chunk, suspects, grave.reason)
 
-    def condemn_pipelines(self) -> None:
-        """Pass verdict on what waits for pipelines that cannot be loaded, a slice at a time."""
+    def condemn_pipelines(self) -> bool:
+        """Pass verdict on what waits for pipelines that were given up, a slice at a time.
+
+        Returns whether there was any.
+        """
         for key, message in self.given_up.items():
-            if self.workload.pending(key) and not self.verdicts:
+            if self.workload.pending(key):
                 self.verdicts.append(
                     _Verdict(
                         tasks=self.workload.drain(key, ROWS_PER_VERDICT),
@@ -543,6 +541,8 @@ class _Run:
                         attempt=1,
                     )
                 )
+                return True
+        return False
 
     def execute(self, verdict: _Verdict) -> Iterator[Event]:
         """Write the failed rows of tasks that no worker can write."""

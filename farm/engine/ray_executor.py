@@ -240,6 +240,7 @@ class RayExecutor:
                     self._ray.init(address=self._address, **quiet)
                 else:
                     self._ray.init(
+                        address="local",  # not whichever cluster happens to run here
                         num_cpus=max(1, round((self._workers or 1) * self._num_cpus)),
                         num_gpus=self._total_gpus,
                         include_dashboard=False,

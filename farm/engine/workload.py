@@ -120,7 +120,7 @@ class Workload:
 
         Args:
             current: what it has loaded.
-            refused: what failed to load there.
+            refused: what it should not be given.
             held: how many workers have each pipeline loaded or leased.
         """
         keys = [key for key in self.keys() if key not in refused]

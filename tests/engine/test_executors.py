@@ -147,7 +147,7 @@ def test_a_stop_request_commits_what_is_finished_and_the_next_run_does_the_rest(
     stop = Stop()
     first = None
     for event in play(job, make_executor(), stop=stop):
-        if isinstance(event, Progress) and event.rendered:
+        if isinstance(event, Progress) and event.rendered and not stop.asked:
             stop.request()
         if isinstance(event, RunFinished):
             first = event.report
