@@ -74,7 +74,7 @@ class Plan:
     axes: Mapping[str, int]
     """How many values each axis has, under its name in the job."""
     pipelines: tuple[PipelineWork, ...]
-    """What is to render, by pipeline, in the order in which the space first needs each."""
+    """What is to render, by pipeline, in the order in which the matrix first has each."""
     space: TaskSpace = field(repr=False, compare=False)
 
     @property

@@ -264,6 +264,8 @@ def pipeline_key(task: TaskSpec) -> PipelineKey:
 
 IDENTITY_HEAD = b'{"identity":"' + IDENTITY_TAG.encode() + b'"'
 IDENTITY_TAIL = b"}"
+_ENCODER = json.JSONEncoder(ensure_ascii=False)
+"""Made once: `json.dumps` would make one for every value."""
 DIGEST_BYTES = 16
 """128 bits: at ten billion tasks the chance of any collision is below 2e-19."""
 
@@ -276,7 +278,7 @@ def identity_fragment(name: str, value: Scalar) -> bytes:
     """
     if value is None:
         return b""
-    return f',"{name}":{json.dumps(value, ensure_ascii=False)}'.encode()
+    return f',"{name}":{_ENCODER.encode(value)}'.encode()
 
 
 def canonical_json(task: TaskSpec) -> bytes:

@@ -263,15 +263,26 @@ def _draw(space: TaskSpace, sample: Sample) -> TaskSpace:
     Because the rank is a task's own, a sample does not depend on the order of the axes, a larger
     sample contains a smaller one, and a wider matrix keeps most of what was drawn before.
     """
-    ranks = np.empty(len(space), dtype=np.uint64)
+    ranks = np.empty(0, dtype=np.uint64)
+    places = np.empty(0, dtype=np.int64)
     for start, stop in space.blocks():
-        ranks[start:stop] = _rank(space.digests(start, stop), seed=sample.seed)
-    last = np.partition(ranks, sample.n - 1)[sample.n - 1] if sample.n else np.uint64(0)
-    drawn = ranks < last
-    # The same task may stand in several cells: of those that rank equal, the first are drawn.
+        ranks = np.append(ranks, _rank(space.digests(start, stop), seed=sample.seed))
+        places = np.append(places, np.arange(start, stop))
+        if len(ranks) > 2 * sample.n + _BLOCK:  # now and then: memory stays that of the sample
+            low = _lowest(ranks, sample.n)
+            ranks, places = ranks[low], places[low]
+    return space.select(places[_lowest(ranks, sample.n)])
+
+
+def _lowest(ranks: Keys, n: int) -> Flags:
+    """Return which are the `n` lowest; of those that rank equal, the first."""
+    if n == 0 or len(ranks) <= n:
+        return np.full(len(ranks), n > 0)
+    last = np.partition(ranks, n - 1)[n - 1]
+    low: Flags = ranks < last
     level = np.flatnonzero(ranks == last)
-    drawn[level[: sample.n - np.count_nonzero(drawn)]] = True
-    return space.select(places_of(drawn))
+    low[level[: n - np.count_nonzero(low)]] = True
+    return low
 
 
 def _rank(digests: Digests, *, seed: int) -> Keys:

@@ -20,6 +20,7 @@ import numpy as np
 
 from farm.grid.tree import Cells, Fold, Node, Projection, measure, project
 from farm.manifest.job import VAR_PREFIX, Axis, Block, Point
+from farm.manifest.scope import resolve_name
 from farm.manifest.template import Template, parse
 from farm.task import FIELDS, Scalar, TaskSpec
 
@@ -65,11 +66,11 @@ class Grid:
                 value = point.get(name, self._defaults.get(name))
                 if isinstance(value, str) and _is_template(value):
                     text, inputs = _read(value)
-                    for word, column in inputs:
-                        assert column in point or column in self._defaults, (
+                    for word, read in inputs:
+                        assert read in point or read in self._defaults, (
                             f"{name} reads {word}, which this cell does not define"
                         )
-                    value = text.fill({word: settle(column) for word, column in inputs})
+                    value = text.fill({word: settle(read) for word, read in inputs})
                 settled[name] = value
             return settled[name]
 
@@ -122,7 +123,7 @@ def _find_reads(matrix: Block, defaults: Point) -> Mapping[str, frozenset[str]]:
         for name, value in point.items():
             if isinstance(value, str) and _is_template(value):
                 _, inputs = _read(value)
-                reads.setdefault(name, set()).update(column for _, column in inputs)
+                reads.setdefault(name, set()).update(read for _, read in inputs)
     return {name: frozenset(inputs) for name, inputs in reads.items()}
 
 
@@ -138,7 +139,6 @@ def _is_template(text: str) -> bool:
 
 @lru_cache(maxsize=4096)
 def _read(text: str) -> tuple[Template, tuple[tuple[str, str], ...]]:
-    """Return a template, and each name written in it with what the catalog calls that name."""
+    """Return a template, and each word to be filled in with the name it stands for."""
     parsed = parse(text)
-    columns = {name: name if name in FIELDS else VAR_PREFIX + name for name in parsed.references}
-    return parsed, tuple(columns.items())
+    return parsed, tuple((word, resolve_name(word)) for word in sorted(parsed.names))

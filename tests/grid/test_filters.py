@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from farm.errors import InputError
-from farm.grid import TaskSpace, expand
+from farm.grid import TaskSpace, expand, space
 from farm.manifest.expression import Expression, parse_expression
 from farm.manifest.job import Job, Sample
 from farm.task import FIELDS, Scalar, TaskSpec, task_id
@@ -36,25 +36,25 @@ def values(task: TaskSpec) -> Mapping[str, Scalar]:
 def test_filters_keep_what_each_task_says_by_itself(
     drawn: Job, where: tuple[Expression, ...], exclude: tuple[Expression, ...]
 ) -> None:
-    space = expand(dataclasses.replace(drawn, where=where, exclude=exclude))
+    found = expand(dataclasses.replace(drawn, where=where, exclude=exclude))
     expected = [
         task
         for task in expand(drawn)
         if all(claim.holds(values(task)) for claim in where)
         and not any(claim.holds(values(task)) for claim in exclude)
     ]
-    assert list(space) == expected
-    assert [space[index] for index in range(len(space))] == expected
-    assert set(space.levels("seed")) == {task.seed for task in expected}
-    digests = [row.tobytes() for row in space.digests(0, len(space))]
+    assert list(found) == expected
+    assert [found[index] for index in range(len(found))] == expected
+    assert set(found.levels("seed")) == {task.seed for task in expected}
+    digests = [row.tobytes() for row in found.digests(0, len(found))]
     assert [f"t1:{digest.hex()}" for digest in digests] == [task_id(task) for task in expected]
 
 
 def test_a_filter_may_leave_nothing() -> None:
-    space = expand(job(axis("seed", 1, 2), where=(parse_expression("seed > 2"),)))
-    assert list(space) == []
-    assert space.levels("seed") == ()
-    assert space.digests(0, 0).shape == (0, 16)
+    found = expand(job(axis("seed", 1, 2), where=(parse_expression("seed > 2"),)))
+    assert list(found) == []
+    assert found.levels("seed") == ()
+    assert found.digests(0, 0).shape == (0, 16)
 
 
 @given(jobs(), expressions, samples)
@@ -102,8 +102,8 @@ def test_a_wider_matrix_loses_of_its_sample_only_what_new_tasks_displace() -> No
 
 
 def test_a_known_sample_never_changes() -> None:
-    space = expand(job(NUMBERS, sample=Sample(n=6, seed=2026)))
-    assert [(task.prompt, task.seed) for task in space] == [
+    found = expand(job(NUMBERS, sample=Sample(n=6, seed=2026)))
+    assert [(task.prompt, task.seed) for task in found] == [
         ("g", 3),
         ("g", 6),
         ("h", 1),
@@ -111,6 +111,15 @@ def test_a_known_sample_never_changes() -> None:
         ("j", 2),
         ("j", 8),
     ]
+
+
+@given(jobs(), samples)
+def test_sampling_in_small_pieces_draws_the_same_tasks(drawn: Job, sample: Sample) -> None:
+    sampled = dataclasses.replace(drawn, sample=sample)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(space, "_BLOCK", 3)
+        piecewise = list(expand(sampled))
+    assert piecewise == list(expand(sampled))
 
 
 def test_filters_on_an_endless_matrix_are_refused() -> None:

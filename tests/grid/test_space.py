@@ -108,6 +108,11 @@ def test_templates_read_variables_and_fields_and_other_templates() -> None:
     assert blue.vars == {"thing": "blue sword", "colour": "blue"}
 
 
+def test_templates_may_call_a_field_by_its_short_name() -> None:
+    [task] = expand(job(product(axis("prompt", "${cfg} in ${steps}"), axis("guidance_scale", 4.0))))
+    assert task.prompt == "4 in 30"
+
+
 def test_default_fields_may_be_templates() -> None:
     filled = job(axis("var_thing", "sword"))
     defaults = {**filled.defaults, "prompt": "one ${thing}"}
