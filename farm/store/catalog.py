@@ -6,6 +6,9 @@ wins: `rendered` beats `failed`, then the highest (run, attempt, part). The rule
 but the rows, so any reader may apply it to any set of parts in any order and get the same answer.
 A row keeps the name of the part it was first committed in, so compaction does not change it either.
 
+The schema may gain columns that can be null without a new version: in older parts they are null.
+Any other change needs a new `SCHEMA_VERSION`.
+
 Arrow is tamed in this module: the rest of the room sees `Part`s, arrays and tables.
 """
 
@@ -15,7 +18,6 @@ import io
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import repeat
 from operator import attrgetter
 from types import MappingProxyType
 from typing import Any, Final, TypeAlias
@@ -47,8 +49,8 @@ _TYPES: Mapping[str, Any] = MappingProxyType(
         "word": pa.string(),
         "int32": pa.int32(),
         "int64": pa.int64(),
-        "float32": pa.float32(),
         "float64": pa.float64(),
+        "ms": pa.float32(),
         "time": pa.timestamp("us", tz="UTC"),
         "words": pa.map_(pa.string(), pa.string()),
     }
@@ -108,7 +110,25 @@ SCHEMA: Final = pa.schema(
 """The schema of the catalog, with the text of every column."""
 # A part of a few hundred rows should not carry pages of documentation: files have names and types.
 _FILE_SCHEMA = pa.schema([field.remove_metadata() for field in SCHEMA])
-_WORDS = tuple(column.name for column in COLUMNS if column.kind not in {"text", "time", "words"})
+# What is small on realistic rows, measured by benchmarks/catalog.py. Digests cannot shrink below
+# the entropy of their digits: 55 bytes of a row's 66. Statistics of unique text would only bloat
+# small parts.
+_ENCODING_OF_KIND: Mapping[str, str] = MappingProxyType(
+    {
+        "text": "DELTA_LENGTH_BYTE_ARRAY",
+        "int64": "DELTA_BINARY_PACKED",
+        "time": "DELTA_BINARY_PACKED",
+    }
+)
+_ENCODINGS = {
+    column.name: _ENCODING_OF_KIND[column.kind]
+    for column in COLUMNS
+    if column.kind in _ENCODING_OF_KIND
+} | {"task_id": "DELTA_BYTE_ARRAY"}  # shares the tag that begins every id
+_REPEATING = [
+    column.name for column in COLUMNS if column.kind != "words" and column.name not in _ENCODINGS
+]
+_WITH_STATISTICS = [column.name for column in COLUMNS if column.kind not in {"text", "words"}]
 KEY_COLUMNS: Final = ("task_id", "status", "run", "attempt", "part")
 """What the winner rule reads."""
 
@@ -122,9 +142,11 @@ def build_table(rows: Sequence[Row], *, chunk: str | None, part: str) -> Table:
     for column, entry in zip(COLUMNS, _FILE_SCHEMA, strict=True):
         if column.read is None:
             value = chunk if column.name == "chunk" else part
-            arrays.append(pa.array(repeat(value, len(rows)), entry.type, size=len(rows)))
+            arrays.append(pa.repeat(pa.scalar(value, entry.type), len(rows)))
         else:
-            arrays.append(pa.array(list(map(column.read, rows)), entry.type))
+            array = pa.array(list(map(column.read, rows)), entry.type)
+            # A duration is no finer than 0.01 ms; the digits behind would be noise, and bytes.
+            arrays.append(pc.round(array, 2) if column.kind == "ms" else array)
     return pa.Table.from_arrays(arrays, schema=_FILE_SCHEMA)
 
 
@@ -138,7 +160,10 @@ def encode_part(table: Table, *, covers: Iterable[str] = ()) -> bytes:
         out,
         _FILE_SCHEMA,
         compression="zstd",
-        use_dictionary=list(_WORDS),
+        compression_level=1,  # higher ones are slower and, on digests, even a little larger
+        use_dictionary=_REPEATING,
+        column_encoding=_ENCODINGS,
+        write_statistics=_WITH_STATISTICS,
         store_schema=False,  # Parquet's own types say it all
     ) as writer:
         writer.write_table(table)
@@ -168,17 +193,15 @@ def winners(keys: Keys) -> Mask:
     """
     count = len(keys.digests)
     halves = np.ascontiguousarray(keys.digests).view(np.uint64).reshape(count, 2)
-    # Two tasks that share 64 bits are as good as never different, and then are told apart below.
-    order = np.argsort(halves[:, 0])
-    ordered = halves[order, 0]
-    same = ordered[1:] == ordered[:-1]
+    # Sorting values is several times faster than sorting rows, and usually shows that no task has
+    # two. Two tasks that share 64 bits, if ever there are, are told apart below.
+    ordered = np.sort(halves[:, 0])
+    shared = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
     wins = np.ones(count, dtype=np.bool_)
-    if not same.any():
+    if not len(shared):
         return wins
-    crowded = np.zeros(count, dtype=np.bool_)
-    crowded[:-1] |= same
-    crowded[1:] |= same
-    rows = np.sort(order[crowded])
+    place = np.minimum(np.searchsorted(shared, halves[:, 0]), len(shared) - 1)
+    rows = np.flatnonzero(shared[place] == halves[:, 0])
     ranked = rows[
         np.lexsort(
             (
@@ -254,20 +277,21 @@ def list_parts(files: Files) -> tuple[str, ...]:
     """Return the names of all files in the catalog, sorted.
 
     A listing that overlaps a compaction may miss both the old part and the new one, because entries
-    come and go while it walks. Two equal listings in a row have not: whatever the first missed
-    because it went, its successor was there before the second began.
+    come and go while it walks. So two listings are made until the second has all of the first:
+    whatever was there when the first began and is not in the second was seen to go, and then its
+    successor is in the next.
     """
-    previous = None
+    before: set[str] | None = None
     for _ in range(_ATTEMPTS):
-        names = tuple(sorted(entry.name for entry in files.scan(layout.CATALOG)))
-        if names == previous:
-            return names
-        previous = names
+        names = {entry.name for entry in files.scan(layout.CATALOG)}
+        if before is not None and before <= names:
+            return tuple(sorted(names))
+        before = names
     raise StoreError("the catalog changes faster than it can be listed", where=files.url)
 
 
-def read_catalog(files: Files, columns: Sequence[str] | None = None) -> Reading:
-    """Return every part of the catalog, with the given columns (default: all).
+def read_catalog(files: Files, columns: Sequence[str] | None = None, *, mark: str = "") -> Reading:
+    """Return every part whose name holds `mark`, with the given columns (default: all).
 
     Files that are no parts are named in the reading, never skipped in silence.
 
@@ -275,21 +299,15 @@ def read_catalog(files: Files, columns: Sequence[str] | None = None) -> Reading:
         StoreError: the store cannot be read.
     """
     for _ in range(_ATTEMPTS):
-        names = list_parts(files)
+        names = [name for name in list_parts(files) if mark in name]
         try:
-            return read_parts(files, names, columns)
+            return _read_parts(files, names, columns)
         except FileNotFoundError:
             continue  # a compaction retired it meanwhile: its rows are in a part not yet listed
     raise StoreError("the catalog changes faster than it can be read", where=files.url)
 
 
-def read_parts(files: Files, names: Sequence[str], columns: Sequence[str] | None) -> Reading:
-    """Return the named parts.
-
-    Raises:
-        FileNotFoundError: one of them is gone.
-        StoreError: the store cannot be read.
-    """
+def _read_parts(files: Files, names: Sequence[str], columns: Sequence[str] | None) -> Reading:
     parts: list[Part] = []
     broken: dict[str, UnreadablePartError] = {}
     # No reader of folders takes hidden files for data, so systems may leave theirs here.
@@ -334,10 +352,12 @@ def read_part(name: str, data: bytes, columns: Sequence[str] | None = None) -> P
                 f"written with schema version {version.decode(errors='replace')}; this farm knows "
                 f"{SCHEMA_VERSION}"
             )
+        if strange := set(file.schema_arrow.names) - set(SCHEMA.names):
+            raise UnreadablePartError(
+                f"has columns of a newer farm, which this one would lose: {', '.join(strange)}"
+            )
         wanted = SCHEMA.names if columns is None else list(dict.fromkeys(columns))
-        table = file.read(columns=wanted, use_threads=False)
-        if table.column_names != wanted:
-            table = table.select(wanted)
+        table = _completed(file.read(columns=wanted, use_threads=False), wanted)
         digests = _digests_of(
             table["task_id"] if "task_id" in wanted else pa.chunked_array([], pa.string())
         )
@@ -346,11 +366,21 @@ def read_part(name: str, data: bytes, columns: Sequence[str] | None = None) -> P
     covers = metadata.get(_COVERS_KEY.encode(), b"").decode().split("\n")
     return Part(
         name=name,
-        table=table.replace_schema_metadata(None),
+        table=table,
         digests=digests,
         covers=tuple(filter(None, covers)),
         size=len(data),
     )
+
+
+def _completed(table: Table, names: Sequence[str]) -> Table:
+    """Return the named columns; null where the part is older than the column."""
+    schema = pa.schema([_FILE_SCHEMA.field(name) for name in names])
+    rows, known = table.num_rows, set(table.column_names)
+    arrays = [
+        table[name] if name in known else pa.nulls(rows, schema.field(name).type) for name in names
+    ]
+    return pa.Table.from_arrays(arrays, schema=schema)
 
 
 def keys_of(parts: Sequence[Part]) -> Keys:

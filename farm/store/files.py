@@ -155,7 +155,7 @@ class LocalFiles:
         with listing:
             for entry in listing:
                 name = f"{folder}/{entry.name}"
-                if entry.is_dir():
+                if entry.is_dir(follow_symlinks=False):  # links may go round in circles
                     yield from self._scan(name)
                     continue
                 with contextlib.suppress(FileNotFoundError):  # it vanished since it was listed

@@ -122,11 +122,19 @@ def put_image(
     stem = f"{layout.IMAGES}/{image_stem(task, file_name)}"
     for length in _DIGEST_LENGTHS:
         path = f"{stem}.{digest[:length]}.{suffix.lstrip('.')}"
-        if files.put_new(path, data):
-            break
-        if files.get(path) == data:
-            files.touch(path)  # perhaps an orphan of a crash: it must not be swept as one now
+        if files.put_new(path, data) or _adopt(files, path, data):
             break
     else:
         raise AssertionError(f"two pictures with one SHA-256: {path}")
     return StoredImage(path=path, sha256=digest, size=len(data))
+
+
+def _adopt(files: Files, path: str, data: bytes) -> bool:
+    """Take over a file that holds these bytes already; return whether it does."""
+    try:
+        if files.get(path) != data:
+            return False
+    except FileNotFoundError:
+        return False
+    files.touch(path)  # perhaps an orphan of a crash: it must not be swept as one now
+    return True

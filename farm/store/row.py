@@ -28,8 +28,8 @@ from farm.task import FIELDS, Failed, Rendered, RenderResult, TaskSpec, format_t
 RECORD_VERSION: Final = 1
 """Version of the JSON inside pictures."""
 
-Kind: TypeAlias = Literal["text", "word", "int32", "int64", "float32", "float64", "time", "words"]
-"""Type of a column; a `word` is text that repeats, `words` maps text to text."""
+Kind: TypeAlias = Literal["text", "word", "words", "int32", "int64", "float64", "ms", "time"]
+"""Type of a column; a `word` is text that repeats, `words` map text to text, `ms` are durations."""
 
 
 def _column(doc: str, kind: Kind, **default: Any) -> Any:  # noqa: ANN401 - as dataclasses.field
@@ -81,10 +81,10 @@ class Row:
         "int32", default=None,
     )  # fmt: skip
     render_ms: float | None = _column(
-        "This picture's share of the time its batch took, milliseconds.", "float32", default=None
+        "This picture's share of the time its batch took, milliseconds.", "ms", default=None
     )
     encode_ms: float | None = _column(
-        "Time to encode and write the picture, milliseconds.", "float32", default=None
+        "Time to encode and write the picture, milliseconds.", "ms", default=None
     )
     started_at: datetime = _column("When the task began, UTC.", "time")  # noqa: RUF009 - a field
     finished_at: datetime = _column("When the task ended, UTC.", "time")  # noqa: RUF009 - a field

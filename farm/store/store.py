@@ -155,6 +155,7 @@ class Store:
             name = layout.run_file(number)
             # A PUT may succeed and still be reported as a conflict: then the token is ours.
             if self._files.put_new(name, token) or self._files.get(name) == token:
+                self._files.sync(layout.folders_above([name]))
                 return number
 
     def write_job(self, text: str, *, name: str) -> None:
@@ -162,8 +163,10 @@ class Store:
 
         Two jobs may share an output: `job.yaml` is the last submit's.
         """
-        self._files.put_new(layout.job_file(name, text), text.encode())
+        history = layout.job_file(name, text)
+        self._files.put_new(history, text.encode())
         self._files.put(layout.JOB, text.encode())
+        self._files.sync(layout.folders_above([history]))
 
     def read_job(self) -> str | None:
         """Return the resolved job of the last submit, or None if there was none."""
@@ -207,10 +210,12 @@ class Store:
         replaced meanwhile are not looked for: to a caller who asks what is left to render, a missed
         row costs work, never correctness.
         """
-        mark = layout.part_mark(run=run, chunk=chunk)
-        names = [name for name in catalog.list_parts(self._files) if mark in name]
         wanted = ("task_id", "error_kind", "error_message")
-        reading = catalog.read_parts(self._files, names, (*wanted, *catalog.KEY_COLUMNS))
+        reading = catalog.read_catalog(
+            self._files,
+            (*wanted, *catalog.KEY_COLUMNS),
+            mark=layout.part_mark(run=run, chunk=chunk),
+        )
         return {
             parse_task_id(row["task_id"]): None
             if row["error_kind"] is None

@@ -197,6 +197,31 @@ def test_a_part_of_a_newer_farm_is_named_and_never_swept(full: Store) -> None:
     assert path.exists()
 
 
+def rewrite(part: Path, table: pa.Table) -> None:
+    with pq.ParquetWriter(part, table.schema) as writer:
+        writer.write_table(table)
+        writer.add_key_value_metadata({"farm_schema_version": str(SCHEMA_VERSION)})
+
+
+def test_a_part_older_than_a_column_has_nulls_there(full: Store) -> None:
+    victim = parts(full)[0]
+    rewrite(victim, pq.read_table(victim).drop_columns(["eta", "encode_ms"]))
+    assert full.table(["encode_ms"])["encode_ms"].null_count == 3
+    full.compact()
+    assert full.table().num_rows == 6
+    assert full.warnings == ()
+
+
+def test_a_part_with_unknown_columns_is_named_and_kept(full: Store) -> None:
+    victim = parts(full)[0]
+    table = pq.read_table(victim)
+    rewrite(victim, table.append_column("lora", pa.nulls(table.num_rows, pa.string())))
+    full.compact()
+    assert victim.exists()
+    assert full.table().num_rows == 3
+    assert "columns of a newer farm" in full.warnings[0]
+
+
 def test_other_files_are_named_but_hidden_ones_are_not(full: Store) -> None:
     Path(full.url, "catalog", "notes.txt").write_text("mine")
     Path(full.url, "catalog", ".DS_Store").write_text("the system's")
@@ -208,10 +233,7 @@ def test_a_task_id_of_another_version_is_named(full: Store) -> None:
     victim = parts(full)[0]
     table = pq.read_table(victim)
     ids = pa.array(["t9:" + text[3:-1] for text in table["task_id"].to_pylist()])
-    strange = table.set_column(0, "task_id", ids)
-    with pq.ParquetWriter(victim, strange.schema) as writer:
-        writer.write_table(strange)
-        writer.add_key_value_metadata({"farm_schema_version": str(SCHEMA_VERSION)})
+    rewrite(victim, table.set_column(0, "task_id", ids))
     assert full.table().num_rows == 3
     assert "task ids of another version" in full.warnings[0]
 

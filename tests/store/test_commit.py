@@ -80,6 +80,20 @@ def test_columns_can_be_chosen(store: Store, finish: Any, tasks: list[TaskSpec])
     assert table.num_rows == 6
 
 
+def test_what_one_chunk_committed_can_be_asked_for(
+    store: Store, finish: Any, tasks: list[TaskSpec], failure: Failed
+) -> None:
+    finish(store, [tasks[0], failure], run=7, chunk="c3")
+    finish(store, [tasks[1]], run=7, chunk="c4")
+    finish(store, [tasks[2]], run=8, chunk="c3")
+    found = store.committed_by(run=7, chunk="c3")
+    assert set(found) == {task_digest(tasks[0]), task_digest(failure.task)}
+    assert found[task_digest(tasks[0])] is None
+    told = found[task_digest(failure.task)]
+    assert told is not None
+    assert (told.kind, told.message) == ("bad_task", "too large")
+
+
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
 def test_a_late_failure_never_hides_a_rendered_picture(
     store: Store, finish: Any, tasks: list[TaskSpec], order: tuple[int, int]
@@ -117,12 +131,13 @@ def test_the_same_bytes_are_the_same_file(store: Store, tasks: list[TaskSpec]) -
 
 
 def test_tasks_with_equal_names_do_not_collide(store: Store, tasks: list[TaskSpec]) -> None:
-    names = {
-        store.put_image(task, f"picture {task.seed}".encode(), suffix="png").path
-        for task in (tasks[0], replace(tasks[0], guidance_scale=5.0))
-        for task in (task, replace(task, seed=8))
-    }
-    assert len(names) == 4
+    alike = [replace(tasks[0], guidance_scale=scale) for scale in (1.0, 2.0, 3.0)]
+    paths = [
+        store.put_image(task, f"picture {index}".encode(), suffix="png", file_name="${prompt}").path
+        for index, task in enumerate(alike)
+    ]
+    assert len(set(paths)) == 3
+    assert all(path.startswith("images/a sword.") for path in paths)
 
 
 def test_a_name_whose_digest_is_taken_gets_a_longer_one(

@@ -6,6 +6,7 @@ import json
 import os
 import threading
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import pytest
 from farm.manifest.job import ImageSettings
 from farm.store import Store, maintenance
 from farm.store.catalog import read_part
-from farm.store.files import Files, LocalFiles, open_files
+from farm.store.files import Entry, Files, LocalFiles, open_files
 from farm.task import Failed, FailureKind, TaskSpec
 
 WEEK = 7 * 86_400.0
@@ -183,6 +184,27 @@ def test_readers_never_lose_a_row_while_others_write_and_compact(local: Store, f
         reader.join()
     assert troubles == []
     assert min(counts) >= 6
+
+
+class Shifting(LocalFiles):
+    """A folder whose listing walks while a compaction does all of its work."""
+
+    def __init__(self, root: Path, compact: list[Callable[[], object]]) -> None:
+        super().__init__(root)
+        self._compact = compact
+
+    def scan(self, folder: str) -> Iterator[Entry]:
+        listed = list(super().scan(folder))
+        if folder == "catalog" and self._compact:
+            self._compact.pop()()
+            gone = [entry for entry in listed if not self.exists(entry.name)]
+            listed = [entry for entry in listed if entry not in gone]
+        yield from listed
+
+
+def test_a_listing_that_misses_old_and_new_parts_is_made_again(local: Store) -> None:
+    wanted = rows(local)
+    assert rows(Store(Shifting(Path(local.url), [local.compact]))) == wanted
 
 
 def test_two_compactions_at_once_lose_nothing(local: Store, finish: Any) -> None:
