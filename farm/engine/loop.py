@@ -185,6 +185,8 @@ class _WorkerState:
     """By chunk id, in the order they were leased."""
     key: PipelineKey | None = None
     """The pipeline of its latest lease."""
+    opened: PipelineKey | None = None
+    """The pipeline of the latest task it finished."""
     refused: set[PipelineKey] = field(default_factory=set)
     """What failed to load there."""
 
@@ -375,6 +377,7 @@ class _Run:
         if finished or outcome.again:
             self.load_failures[chunk.key] = 0
             self.deaths = 0
+            self.workers[worker].opened = chunk.key
         if finished:
             self.store_faults = 0
             if outcome.seconds > 0 and not chunk.history.alone:
@@ -453,8 +456,13 @@ class _Run:
         """Send the tasks of a pipeline elsewhere, or give the pipeline up."""
         key = chunk.key
         self.load_failures[key] += 1
+        # Those who are still trying count for one round: each of them may be the one that can.
+        is_first_round = self.load_failures[key] <= len(self.workers)
         is_elsewhere = any(
-            worker.key == key and key not in worker.refused for worker in self.workers.values()
+            state.key == key
+            and key not in state.refused
+            and (is_first_round or state.opened == key)
+            for state in self.workers.values()
         )
         failure = LoadFailed(in_a_row=self.load_failures[key], elsewhere=is_elsewhere)
         decision = decide(failure, chunk.history, self.policy)
