@@ -1,4 +1,4 @@
-"""What all tests share: one small Ray cluster a session, started only for tests that need it."""
+"""What all tests share: no deadlines, and one small Ray cluster for the tests that need it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,11 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
+
+# A loaded machine is slow, not wrong: properties are judged by what they find, not by the clock.
+settings.register_profile("farm", deadline=None)
+settings.load_profile("farm")
 
 
 @pytest.fixture(scope="session")
