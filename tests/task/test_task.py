@@ -23,7 +23,7 @@ from farm.task import (
     task_id,
 )
 
-text = st.text(st.characters(blacklist_categories=("Cs",), blacklist_characters="\x00"))
+text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"))
 specs = st.builds(
     TaskSpec,
     prompt=text,
