@@ -98,7 +98,13 @@ def _export(arguments: argparse.Namespace) -> None:
 
 def _evaluate(arguments: argparse.Namespace) -> None:
     masters = data.load(arguments.work)
-    result = evaluate.evaluate(masters, arguments.model, count=arguments.count)
+    result = evaluate.evaluate(
+        masters,
+        arguments.model,
+        subjects=arguments.subjects,
+        count=arguments.count,
+        seed=arguments.seed,
+    )
     write_json(arguments.model / "evaluation.json", result)
     evaluate.sheet(arguments.model, arguments.sheet)
 
@@ -121,6 +127,10 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--work", type=Path, default=HERE / "work", help="the work folder")
         command.add_argument("--seed", type=int, default=0)
         command.add_argument("--threads", type=int, default=torch.get_num_threads())
+    for name in ("denoiser", "evaluate"):
+        made[name].add_argument(
+            "--subjects", type=int, default=80, help="how many of the catalogue, from its head"
+        )
     for name in ("autoencoder", "denoiser"):
         made[name].add_argument(
             "--minutes", type=float, required=True, help="of training in all, resumed runs included"
@@ -129,9 +139,6 @@ def _parser() -> argparse.ArgumentParser:
         made[name].add_argument(
             "--init-from", type=Path, help="a model folder to start from without a checkpoint"
         )
-    made["denoiser"].add_argument(
-        "--subjects", type=int, default=120, help="how many of the catalogue, from its head"
-    )
     made["autoencoder"].add_argument("--part", choices=("both", "decoder"), default="both")
     made["encode"].add_argument(
         "--variants", type=int, default=12, help="shots a subject and style"

@@ -68,22 +68,17 @@ often a caption uses another name or the main form."""
 SUBJECTS = """
 dagger = sword, dagger, blade
 shield
-crossed swords = crossed swords, swords, two swords
 axe = axe, hatchet
 hammer
 bow and arrow = bow and arrow, bow
-pick = pickaxe
 bomb
-military helmet = helmet, army helmet
 crown = crown, king's crown
 ring
 gem stone = gem, diamond, jewel, gemstone
 coin = coin, gold coin
 money bag = money bag, bag of gold, treasure, loot
 key
-locked = padlock, lock
 test tube = potion, health potion, magic potion, potion bottle, test tube
-alembic = alchemy flask, flask, alembic
 crystal ball = crystal ball, magic orb, orb
 magic wand = magic wand, wand, wizard staff
 scroll = scroll, parchment
@@ -91,38 +86,27 @@ closed book = closed book, book, spell book
 candle = candle, torch
 red paper lantern = lantern, paper lantern
 light bulb
-compass
 hourglass done = hourglass
-magnifying glass tilted left = magnifying glass
 gear = gear, cog
-magnet
 bell
-guitar
 game die = dice
 trophy
-bullseye = target
 wrapped gift = gift, present, gift box
 balloon
 red heart = heart
-broken heart
 star
-sparkles
 high voltage = lightning bolt, lightning, thunderbolt
 fire = fire, flame
 droplet = water drop, drop of water
 snowflake
 cloud
 sun
-crescent moon
 ringed planet = planet
-rainbow
 collision = explosion, boom
 skull
 ghost = ghost, spirit
 alien = alien, extraterrestrial
 robot = robot, robot head
-ogre = ogre, demon, oni
-goblin = goblin, tengu
 alien monster = space invader
 dragon = dragon, monster dragon
 unicorn
@@ -130,62 +114,78 @@ t-rex = dinosaur, t-rex
 cat
 dog
 fox
-lion
 panda
 rabbit
-bat
 pig
 frog
-turtle
-snake
 fish
 shark
-octopus
-crab
 butterfly
-honeybee = bee, honeybee
 spider
-owl
 penguin
-chicken = chicken, hen
 mushroom = mushroom, toadstool
 deciduous tree = tree, oak tree
 evergreen tree = pine tree, fir tree
-palm tree
 cactus
 rose
 sunflower
-maple leaf
 red apple = apple
-banana
-cherries
 strawberry
-watermelon
 carrot
-bread
 cheese wedge = cheese wedge, cheese
 meat on bone = meat
-hamburger = burger, hamburger
 pizza
-cookie
-doughnut
-birthday cake
 house = house, cottage
-hut = hut, straw hut
 castle = castle, fortress
-tent
-volcano
 door
-backpack
 automobile = car
 rocket = rocket, spaceship
-flying saucer = ufo, flying saucer
 airplane = airplane, plane
 sailboat
 anchor
 headstone = gravestone, tombstone
 jack-o-lantern = jack-o-lantern, halloween pumpkin, pumpkin
 snowman without snow = snowman
+crossed swords = crossed swords, swords, two swords
+pick = pickaxe
+military helmet = helmet, army helmet
+locked = padlock, lock
+alembic = alchemy flask, flask, alembic
+compass
+magnifying glass tilted left = magnifying glass
+magnet
+guitar
+bullseye = target
+broken heart
+sparkles
+crescent moon
+rainbow
+ogre = ogre, demon, oni
+goblin = goblin, tengu
+lion
+bat
+turtle
+snake
+octopus
+crab
+honeybee = bee, honeybee
+owl
+chicken = chicken, hen
+palm tree
+maple leaf
+banana
+cherries
+watermelon
+bread
+hamburger = burger, hamburger
+cookie
+doughnut
+birthday cake
+hut = hut, straw hut
+tent
+volcano
+backpack
+flying saucer = ufo, flying saucer
 trident emblem = trident
 kitchen knife = knife
 water pistol

@@ -39,6 +39,7 @@ log = logging.getLogger(__name__)
 
 BATCH = 32
 PARTS = 4
+TIME_EXPONENT = 0.7
 ENCODED_AT_ONCE = 8
 CAPTION_DROPOUT = 0.1
 
@@ -106,10 +107,13 @@ def train_denoiser(
     subjects: int,
     lr: float,
 ) -> dict[str, float]:
-    """Train text encoder and UNet within the budget, on the first ``subjects`` of the catalogue."""
+    """Train text encoder and UNet within the budget, on the first ``subjects`` of the catalogue.
+
+    Mirrored pictures are for the autoencoder: one way round is soonest learnt.
+    """
     latents, shots, _ = read_latents(work)
     taken = set(list(masters.subjects)[:subjects])
-    kept = [row for row, shot in enumerate(shots) if shot.subject in taken]
+    kept = [row for row, shot in enumerate(shots) if shot.subject in taken and not shot.is_mirrored]
     latents, shots = latents[kept], [shots[row] for row in kept]
     alphas: Tensor = new_scheduler().alphas_cumprod
 
@@ -135,9 +139,10 @@ def train_denoiser(
         ).input_ids
         clean = torch.from_numpy(latents[rows].astype(np.float32))
         noise = torch.from_numpy(rng.standard_normal(clean.shape, np.float32))
-        # One time from each of as many equal slices: less noise in the gradient than free draws.
+        # One time from each of as many slices: less noise in the gradient than free draws. The
+        # exponent prefers the noisier times, where shapes are decided.
         slices = (rng.permutation(len(rows)) + rng.random(len(rows))) / len(rows)
-        times = torch.from_numpy((slices * len(alphas)).astype(np.int64))
+        times = torch.from_numpy((slices**TIME_EXPONENT * len(alphas)).astype(np.int64))
         signal = alphas[times].sqrt()[:, None, None, None]
         spread = (1 - alphas[times]).sqrt()[:, None, None, None]
         whole = (ids, signal * clean + spread * noise, times, signal * noise - spread * clean)

@@ -6,11 +6,9 @@ number for the model means little where the measure itself fails on the truth.
 
 from __future__ import annotations
 
-import json
-import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -29,15 +27,15 @@ from sprites.catalogue import (
     plain_caption,
 )
 from sprites.data import Masters
-from sprites.networks import SIZE, Pipeline, load_pipeline
+from sprites.networks import SIZE, Autoencoder, Pipeline, load_pipeline
 from sprites.pictures import Bytes, Floats, border, nearest_background, nearest_colour
-
-log = logging.getLogger(__name__)
 
 GUIDANCE, STEPS = 4.0, 20
 GUIDANCES, STEP_COUNTS = (1.0, 2.0, 4.0, 7.0), (5, 10, 20, 40)
 BATCH = 16
 TOP = 5
+CELL, ANGLES = 8, 9
+"""Side of a histogram's cell in pixels, and its number of directions."""
 
 SHEET_SUBJECTS = [
     "sword",
@@ -111,17 +109,18 @@ def features(picture: Bytes) -> Floats:
     difference = (picture.astype(np.float32) - ground) / 255
     mask = np.minimum(np.abs(difference).max(-1) * 3, 1)
     light = difference @ np.array([0.35, 0.4, 0.25], np.float32)
-    cells = SIZE // 8
-    histogram = np.zeros((cells, cells, 9), np.float32)
+    cells = SIZE // CELL
+    rows, columns = np.indices((SIZE, SIZE)) // CELL
+    cell = rows * cells + columns
+    histogram = np.zeros(cells * cells * ANGLES)
     for plane in (light, mask):
         down, across = np.gradient(plane)
         strength = np.sqrt(np.hypot(down, across))
-        angle = np.rint(np.arctan2(down, across) / np.pi * 9).astype(int) % 9
-        for index in range(9):
-            part = np.where(angle == index, strength, 0)
-            histogram[..., index] += part.reshape(cells, 8, cells, 8).mean((1, 3))
-    coarse = mask.reshape(cells, 8, cells, 8).mean((1, 3))
-    parts = [histogram.ravel(), (coarse - coarse.mean()).ravel()]
+        angle = np.rint(np.arctan2(down, across) / np.pi * ANGLES).astype(int) % ANGLES
+        bins = (cell * ANGLES + angle).ravel()
+        histogram += np.bincount(bins, strength.ravel(), len(histogram))
+    coarse = mask.reshape(cells, CELL, cells, CELL).mean((1, 3))
+    parts = [histogram, (coarse - coarse.mean()).ravel()]
     weighted = [
         weight * part / (np.linalg.norm(part) + 1e-6)
         for weight, part in zip((0.8, 0.6), parts, strict=True)
@@ -129,10 +128,9 @@ def features(picture: Bytes) -> Floats:
     return np.concatenate(weighted).astype(np.float32)
 
 
-def random_shots(masters: Masters, count: int, seed: int) -> list[Shot]:
+def random_shots(names: Sequence[str], count: int, seed: int) -> list[Shot]:
     """Shots to ask for: half of them coloured, all backgrounds alike; held-out ones may occur."""
     rng = np.random.default_rng([seed, 2_000_003])
-    names = list(masters.subjects)
     return [
         Shot(
             subject=names[int(rng.integers(len(names)))],
@@ -215,50 +213,66 @@ def score(gallery: Gallery, pictures: Bytes, shots: Sequence[Shot]) -> Score:
     )
 
 
-def evaluate(masters: Masters, folder: Path, *, count: int, seed: int = 0) -> dict[str, object]:
-    """All numbers of the model card, as plain JSON values."""
+def evaluate(
+    masters: Masters, folder: Path, *, subjects: int, count: int, seed: int = 0
+) -> dict[str, object]:
+    """All numbers of the model card, as plain JSON values.
+
+    ``count`` pictures are asked for, of the first ``subjects`` of the catalogue, those that were
+    taught; they are looked for among the drawings of all subjects. The sweeps of guidance and
+    steps take a quarter of the prompts.
+    """
     pipeline = load_pipeline(folder)
     gallery = Gallery(masters)
-    shots = random_shots(masters, count, seed)
+    taught = list(masters.subjects)[:subjects]
+    shots = random_shots(taught, count, seed)
     prompts = [plain_caption(shot) for shot in shots]
-    result: dict[str, object] = {
-        "guidance": GUIDANCE,
-        "steps": STEPS,
-        "subjects": len(masters.subjects),
-    }
     real = np.stack([masters.draw(shot) for shot in shots])
-    result["real pictures"] = vars(score(gallery, real, shots))
-    with torch.no_grad():
-        vae = pipeline.vae
-        decoded = [
-            to_pictures(vae.decode(vae.encode(to_tensor(real[i : i + 1])).latent_dist.mean).sample)
-            for i in range(len(real))
-        ]
-    result["real pictures through the autoencoder"] = vars(
-        score(gallery, np.concatenate(decoded), shots)
-    )
-    result["autoencoder PSNR dB"] = psnr(masters, vae, seed)
     started = time.monotonic()
     pictures = render(pipeline, prompts, seed=seed)
-    result["seconds a picture"] = (time.monotonic() - started) / len(prompts)
-    result["model"] = vars(score(gallery, pictures, shots))
-    unseen = np.array([is_held_out(s.subject, s.colour, s.background) for s in shots])
-    for name, chosen in (("seen combinations", ~unseen), ("unseen combinations", unseen)):
-        part = [shot for shot, is_in in zip(shots, chosen, strict=True) if is_in]
-        result[name] = vars(score(gallery, pictures[chosen], part))
-    for style in STYLES:
-        chosen = np.array([shot.style == style for shot in shots])
-        part = [shot for shot in shots if shot.style == style]
-        result[style] = vars(score(gallery, pictures[chosen], part))
+    seconds = time.monotonic() - started
+    scores = {
+        "real pictures": score(gallery, real, shots),
+        "real pictures through the autoencoder": score(
+            gallery, reconstruct(pipeline.vae, real), shots
+        ),
+        "model": score(gallery, pictures, shots),
+    }
+    unseen = [is_held_out(shot.subject, shot.colour, shot.background) for shot in shots]
+    groups = {
+        "seen combinations": np.logical_not(unseen),
+        "unseen combinations": np.array(unseen),
+        **{style: np.array([shot.style == style for shot in shots]) for style in STYLES},
+    }
+    for name, is_in in groups.items():
+        chosen = np.flatnonzero(is_in)
+        scores[name] = score(gallery, pictures[chosen], [shots[index] for index in chosen])
     few = max(BATCH, count // 4 // BATCH * BATCH)
     for guidance in GUIDANCES:
         made = render(pipeline, prompts[:few], guidance=guidance, seed=seed)
-        result[f"guidance {guidance:g}"] = vars(score(gallery, made, shots[:few]))
+        scores[f"guidance {guidance:g}"] = score(gallery, made, shots[:few])
     for steps in STEP_COUNTS:
         made = render(pipeline, prompts[:few], steps=steps, seed=seed)
-        result[f"steps {steps}"] = vars(score(gallery, made, shots[:few]))
-    log.info("%s", json.dumps(result, indent=2))
-    return result
+        scores[f"steps {steps}"] = score(gallery, made, shots[:few])
+    return {
+        "guidance": GUIDANCE,
+        "steps": STEPS,
+        "subjects taught": taught,
+        "subjects in the gallery": len(masters.subjects),
+        "autoencoder PSNR dB": psnr(masters, pipeline.vae, seed),
+        "seconds a picture": seconds / count,
+        "scores": {name: asdict(found) for name, found in scores.items()},
+    }
+
+
+@torch.no_grad()
+def reconstruct(autoencoder: Autoencoder, pictures: Bytes) -> Bytes:
+    """Pictures encoded and decoded, ``uint8 [pictures, 128, 128, 3]``."""
+    made = [
+        to_pictures(autoencoder.decode(autoencoder.encode(images).latent_dist.mean).sample)
+        for images in to_tensor(pictures).split(BATCH)
+    ]
+    return np.concatenate(made)
 
 
 def sheet(folder: Path, image: Path, *, columns: int = 10) -> None:

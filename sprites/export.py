@@ -44,8 +44,9 @@ def export(
         pipeline.save_pretrained(beside)
         # Older tokenizers read these two files instead of tokenizer.json.
         tokenizer.backend_tokenizer.model.save(str(Path(beside) / "tokenizer"))
-        for config in Path(beside).rglob("*.json"):
-            _forget_path(config)
+        for config in Path(beside).rglob("*config.json"):
+            _tidy(config)
+        _tidy(Path(beside) / "model_index.json")
         written = sorted(path for path in Path(beside).rglob("*") if path.is_file())
         size = sum(path.stat().st_size for path in written)
         if size > LIMIT_BYTES:
@@ -59,8 +60,14 @@ def export(
     return size
 
 
-def _forget_path(config: Path) -> None:
-    """Remove the folder that diffusers noted in a configuration: it says nothing to a reader."""
+def _tidy(config: Path) -> None:
+    """Remove what says nothing to a reader, and let the text encoder load as the rest does.
+
+    transformers loads weights in the type that a configuration notes, diffusers in float32: a
+    plain load of a float16 folder would mix the two.
+    """
     value = json.loads(config.read_text("utf-8"))
-    if value.pop("_name_or_path", None) is not None:
-        write_json(config, value)
+    value.pop("_name_or_path", None)
+    if "dtype" in value:
+        value["dtype"] = "float32"
+    write_json(config, value)

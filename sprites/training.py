@@ -53,7 +53,7 @@ def step_rng(seed: int, step: int) -> np.random.Generator:
 
 
 def orthogonalise(matrix: Tensor) -> Tensor:
-    """The nearest matrix with singular values near one, by five Newton-Schulz steps.
+    """The nearest matrix with singular values near one, by four Newton-Schulz steps.
 
     Jordan et al., "Muon: An optimizer for hidden layers in neural networks" (2024), whose quintic's
     coefficients these are. ``float32 [rows, columns]``.
@@ -62,10 +62,10 @@ def orthogonalise(matrix: Tensor) -> Tensor:
     x = matrix.T if is_tall else matrix
     x = x / (x.norm() + 1e-7)
     # Every step is a polynomial of the Gram matrix times x, and those commute: iterating on the
-    # Gram matrix alone leaves two products with the wide x instead of ten.
+    # Gram matrix alone leaves two products with the wide x instead of eight.
     gram = x @ x.T
     product = torch.eye(len(gram))
-    for _ in range(5):
+    for _ in range(4):
         factor = -4.7750 * gram + 2.0315 * gram @ gram
         factor.diagonal().add_(3.4445)
         product = factor @ product
