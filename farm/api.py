@@ -9,14 +9,16 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from farm import grid, manifest, planner
-from farm.errors import InputError
+from farm import grid, manifest, planner, samplers
+from farm.errors import InputError, ManifestError, Problem
 from farm.manifest import Job
+from farm.task import Scalar
 
 if TYPE_CHECKING:
     from farm.engine import RunReport
@@ -38,8 +40,27 @@ def load_job(path: str | os.PathLike[str], *, overrides: Sequence[str] = ()) -> 
 
 
 def expand(job: Job) -> TaskSpace:
-    """Return the job's tasks: a lazy sequence with `len`, `[i]` and iteration."""
-    return grid.expand(job)
+    """Return the job's tasks: a lazy sequence with `len`, `[i]` and iteration.
+
+    Raises:
+        ManifestError: the matrix asks for pairs of sampler and schedule that its backend cannot do.
+    """
+    space = grid.expand(job)
+    refused = space.column(("backend", "sampler", "sigma_schedule"), _refusal).levels
+    if problems := [problem for problem in refused if problem is not None]:
+        path = job.source or "<job>"
+        raise ManifestError([replace(problem, path=path) for problem in problems])
+    return space
+
+
+def _refusal(pair: Mapping[str, Scalar]) -> Problem | None:
+    if pair["backend"] != "diffusers":
+        return None
+    sampler, schedule = str(pair["sampler"]), str(pair["sigma_schedule"])
+    if (reason := samplers.refuse(sampler=sampler, sigma_schedule=schedule)) is None:
+        return None
+    line = f"exclude: [{{sampler: {sampler}, sigma_schedule: {schedule}}}]"
+    return Problem(message=reason, hint=f"leave the pair out with {line}")
 
 
 def plan(
@@ -56,7 +77,7 @@ def plan(
 
     finished = Store.peek(job.output)
     return planner.plan(
-        grid.expand(job),
+        expand(job),
         job=job,
         rendered=finished.rendered,
         failed=finished.failed,
@@ -85,10 +106,12 @@ def submit(
 
     Raises:
         InputError: the matrix is larger than the job's `max_tasks` and `consent` is false.
+        ModelError: a model of the job is not on this machine and is no hub id.
         OutputError: the output cannot be written.
         StoreError: the output failed during the run; what was committed stays.
     """
     from farm import engine
+    from farm.render.models import resolve_model
     from farm.store import Store
 
     todo = plan(job, force=force, retry_failed=retry_failed, limit=limit)
@@ -98,6 +121,11 @@ def submit(
             where=job.source,
             hint="look at `farm plan`, then submit with --yes, or raise max_tasks in the job",
         )
+    if address is None:
+        # On a cluster a model may be where only the workers see it.
+        for work in todo.pipelines:
+            if work.key.backend == "diffusers":
+                resolve_model(work.key.model)
     store = Store.open(job.output, create=True)
     store.write_job(manifest.resolve_yaml(job), name=job.name)
     chosen, reason = engine.choose_executor(

@@ -132,7 +132,7 @@ class StoreError(FarmError):
     reference = "store-failed"
 
 
-class ModelError(FarmError):
+class ModelError(InputError):
     """A model that cannot be found, read or loaded."""
 
     reference = "model-unusable"
