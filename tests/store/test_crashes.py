@@ -123,23 +123,15 @@ def check(store: Store) -> None:
     assert len(ids) == len(set(ids))
 
 
-@pytest.fixture(params=["folder", "memory"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], str]:
-    """Makes a fresh place for an output each time."""
-
-    def fresh() -> str:
-        name = secrets.token_hex(6)
-        return f"memory://{name}" if request.param == "memory" else str(tmp_path / name)
-
-    return fresh
-
-
-@pytest.mark.parametrize("fault", ["stop", "error"])
+@pytest.mark.parametrize(
+    ("kind", "fault"), [("folder", "stop"), ("memory", "stop"), ("memory", "error")]
+)
 def test_a_submit_goes_on_after_a_fault_at_any_step(
-    place: Callable[[], str], finish: Any, fault: Fault
+    tmp_path: Path, finish: Any, kind: str, fault: Fault
 ) -> None:
     def prepared() -> Files:
-        files = open_files(place())
+        name = secrets.token_hex(6)
+        files = open_files(f"memory://{name}" if kind == "memory" else tmp_path / name)
         Store.open(files.url, create=True)
         return files
 
