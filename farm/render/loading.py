@@ -103,7 +103,7 @@ def _quieten() -> None:
     """Keep the libraries' progress bars and advice to developers out of a run's output."""
     for library in (diffusers, transformers):
         logging.getLogger(library.__name__).setLevel(logging.ERROR)
-    diffusers.utils.logging.disable_progress_bar()  # type: ignore[no-untyped-call] # it has no types
+    diffusers.utils.logging.disable_progress_bar()
     transformers.utils.logging.disable_progress_bar()
     warnings.filterwarnings("ignore", category=FutureWarning, module="diffusers")
     warnings.filterwarnings("ignore", category=UserWarning, module="torchsde")
@@ -224,7 +224,11 @@ def _mend_text_encoder(pipe: Any) -> None:  # noqa: ANN401 - see LoadedPipeline
 
 
 def _download(source: ModelSource) -> Path:
-    """Return the folder of a hub repository's snapshot, from the cache if it is there."""
+    """Return the folder of a hub repository's snapshot; the cached one if the hub is out of reach.
+
+    Raises:
+        ModelError: the hub refuses, or it is out of reach and nothing is cached.
+    """
     at = f" --revision {source.revision}" if source.revision else ""
     try:
         folder = diffusers.DiffusionPipeline.download(
@@ -233,9 +237,12 @@ def _download(source: ModelSource) -> Path:
             variant=source.variant,
             use_safetensors=True,
         )
-    except (OSError, ValueError, hub_errors.HfHubHTTPError) as error:
+    except Exception as error:
+        # diffusers looks in the cache when the hub fails, and reports the hub's error as the cause.
         raise _hub_error(
-            source.reference, error, command=f"hf download {source.repository}{at}"
+            source.reference,
+            error.__cause__ or error,
+            command=f"hf download {source.repository}{at}",
         ) from error
     return Path(folder)
 
@@ -247,12 +254,12 @@ def _download_config(source: ModelSource) -> Path:
         load_single_file_checkpoint,
     )
 
-    checkpoint = load_single_file_checkpoint(str(source.path))  # type: ignore[no-untyped-call] # it has no types
-    name: str = fetch_diffusers_config(checkpoint)["pretrained_model_name_or_path"]  # type: ignore[no-untyped-call] # nor has it
+    checkpoint = load_single_file_checkpoint(str(source.path))
+    name: str = fetch_diffusers_config(checkpoint)["pretrained_model_name_or_path"]
     patterns = " ".join(f"'{pattern}'" for pattern in _CONFIG_FILES)
     try:
         folder = huggingface_hub.snapshot_download(name, allow_patterns=_CONFIG_FILES)
-    except (OSError, ValueError, hub_errors.HfHubHTTPError) as error:
+    except Exception as error:
         raise ModelError(
             f"a single file holds weights only, and the description of its kind of model, "
             f"{name}, is not on this machine: {_first_line(error)}",
@@ -264,7 +271,7 @@ def _download_config(source: ModelSource) -> Path:
     return Path(folder)
 
 
-def _hub_error(reference: str, error: Exception, *, command: str) -> ModelError:
+def _hub_error(reference: str, error: BaseException, *, command: str) -> ModelError:
     """Return what went wrong with a repository, and the step that mends it."""
     if isinstance(error, hub_errors.GatedRepoError):
         return ModelError(

@@ -244,9 +244,9 @@ def _vae_key(*, levels: int) -> Callable[[str], str]:
     def rename(key: str) -> str:
         key = key.replace("conv_norm_out", "norm_out").replace("conv_shortcut", "nin_shortcut")
         match key.split("."):
-            case [side, "down_blocks" | "up_blocks" as way, i, part, j, *rest]:
-                level = int(i) if way == "down_blocks" else levels - 1 - int(i)
-                way = way.removesuffix("_blocks")
+            case [side, "down_blocks" | "up_blocks" as blocks, i, part, j, *rest]:
+                way = blocks.removesuffix("_blocks")
+                level = int(i) if way == "down" else levels - 1 - int(i)
                 inner = f"block.{j}" if part == "resnets" else f"{way}sample"
                 return ".".join([side, way, str(level), inner, *rest])
             case [side, "mid_block", "resnets", j, *rest]:

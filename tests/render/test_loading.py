@@ -6,10 +6,12 @@ import hashlib
 import json
 import shutil
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import errors as hub_errors
 
 from farm.errors import InputError, ModelError
 from farm.render import open_renderer
@@ -109,6 +111,29 @@ def test_a_cached_hub_model_renders_without_network(
     result = render_one(task_of("owner/tiny"))
     assert result.facts.model_sha256 == commit
     assert np.array_equal(result.pixels, render_one(task_of(tiny_sd)).pixels)
+
+
+@pytest.mark.parametrize(
+    ("kind", "message", "hint"),
+    [
+        (hub_errors.GatedRepoError, "is gated", "hf auth login"),
+        (hub_errors.RepositoryNotFoundError, "the hub has no model", "spelling"),
+        (hub_errors.RevisionNotFoundError, "has no such revision", "leave out @revision"),
+    ],
+)
+def test_what_the_hub_refuses_is_told_apart(
+    kind: type[hub_errors.HfHubHTTPError],
+    message: str,
+    hint: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def download(*_: object, **__: object) -> None:
+        raise OSError("Cannot load model") from kind("no", response=Mock())
+
+    monkeypatch.setattr("diffusers.DiffusionPipeline.download", download)
+    error = refusal_of("owner/name")
+    assert message in error.message
+    assert hint in str(error.hint)
 
 
 @pytest.fixture

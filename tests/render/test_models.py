@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -108,10 +109,6 @@ def test_a_folder_without_an_index_is_no_model(folder: Path) -> None:
 
 def test_the_hash_of_a_file_is_that_of_its_bytes(folder: Path) -> None:
     source = resolve_model(str(folder / "weights.safetensors"))
-    expected = "ac08ffe36bd9e59d2ccb1327ffbf50c48a3cd2b2ebcfe46f4c58e6a1dcb8b0f8"
-    assert len(expected) == 64
-    import hashlib
-
     assert model_sha256(source) == hashlib.sha256(b"weights").hexdigest()
 
 

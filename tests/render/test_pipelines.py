@@ -40,20 +40,15 @@ def failure_of(renderer: Renderer, task: TaskSpec) -> Failed:
     return result
 
 
-def by_hand(
-    model: Path, *, scheduler: object = None, seed: int = 5, **arguments: object
-) -> np.ndarray:
+def by_hand(model: Path, *, scheduler: object = None, **arguments: Any) -> np.ndarray:
     """Call diffusers as its documentation says, and return the picture it saves."""
-    pipe: Any = diffusers.DiffusionPipeline.from_pretrained(
-        model, local_files_only=True, text_encoder_3=None, tokenizer_3=None
-    ) if "sd3" in model.name else diffusers.DiffusionPipeline.from_pretrained(
-        model, local_files_only=True
-    )  # fmt: skip
+    absent = {"text_encoder_3": None, "tokenizer_3": None} if "sd3" in model.name else {}
+    pipe = diffusers.DiffusionPipeline.from_pretrained(model, local_files_only=True, **absent)
     pipe.set_progress_bar_config(disable=True)
     if scheduler is not None:
         pipe.scheduler = scheduler
     call = {"prompt": "a red sword", "num_inference_steps": 3, "guidance_scale": 4.0, **arguments}
-    [image] = pipe(generator=torch.Generator("cpu").manual_seed(seed), **call).images
+    [image] = pipe(generator=torch.Generator("cpu").manual_seed(5), **call).images
     return np.asarray(image)
 
 
@@ -110,10 +105,10 @@ def test_a_sampler_that_draws_one_noise_a_batch_is_rendered_alone(
 ) -> None:
     tasks = [task_of(tiny_sd, seed=seed, sampler="dpmpp_sde") for seed in range(2)]
     results = render(renderer_of(tiny_sd), *tasks)
-    pictures = [r.pixels for r in results if isinstance(r, Rendered)]
+    first, second = (r.pixels for r in results if isinstance(r, Rendered))
     assert {r.batch_size for r in results if isinstance(r, Rendered)} == {1}
-    assert not np.array_equal(*pictures)
-    assert np.array_equal(pixels_of(renderer_of(tiny_sd), tasks[1]), pictures[1])
+    assert not np.array_equal(first, second)
+    assert np.array_equal(pixels_of(renderer_of(tiny_sd), tasks[1]), second)
 
 
 @pytest.mark.parametrize(
@@ -193,11 +188,11 @@ class Troubled:
     """A renderer whose pipeline a test can make fail: the call is intercepted, nothing else."""
 
     def __init__(self, model: Path) -> None:
-        self.renderer: Any = open_renderer(
+        renderer: Any = open_renderer(
             PipelineKey("diffusers", str(model), "float32"), device="cpu", threads=1
         )
-        self.painter = self.renderer._stream._painter
-        self.pipe = self.painter._pipe
+        self.renderer: Renderer = renderer
+        self.pipe = renderer._stream._painter._pipe
         self.calls: list[int] = []
 
     def intercept(self, before: Callable[[list[str]], None]) -> None:
@@ -303,7 +298,7 @@ def test_close_gives_the_model_back_and_may_be_called_twice(tiny_sd: Path) -> No
 
     troubled = Troubled(tiny_sd)
     network = weakref.ref(troubled.pipe.unet)
-    renderer = troubled.renderer
+    renderer: Renderer = troubled.renderer
     del troubled
     renderer.close()
     renderer.close()

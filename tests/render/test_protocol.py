@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Iterator
 
@@ -30,10 +31,24 @@ def key_of(backend: str) -> PipelineKey:
     return PipelineKey(backend, "builtin:sprites", "auto")
 
 
-def test_backend_pattern_opens_without_importing_torch() -> None:
+def test_a_renderer_is_what_opening_gives() -> None:
     renderer = open_renderer(key_of("pattern"))
     assert isinstance(renderer, Renderer)
     renderer.close()
+    renderer.close()
+
+
+def test_patterns_and_model_names_need_no_torch() -> None:
+    program = (
+        "import sys\n"
+        "from farm.render import open_renderer\n"
+        "from farm.render.models import list_models, resolve_model\n"
+        "from farm.task import PipelineKey\n"
+        "open_renderer(PipelineKey('pattern', 'any', 'auto'))\n"
+        "list_models(), resolve_model('owner/name')\n"
+        "assert not {'torch', 'diffusers', 'transformers'} & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 def test_an_entry_point_takes_the_place_of_the_backend() -> None:
