@@ -10,7 +10,7 @@ it keeps what has to outlive a process: how often each task was begun, and every
 | `black N` | `Failed(bad_output)` the first N times |
 | `raise N` | the renderer raises the first N times |
 | `die N` | the process kills itself (SIGKILL) the first N times |
-| `kill-driver N` | the driver is killed the first N times, and this process with it |
+| `kill-driver` | the driver is killed, and this process with it, by the first such task only |
 | `slow` | the picture, after a short wait |
 
 A model folder whose name begins with `unloadable` does not load; one with `deadly` kills
@@ -81,7 +81,7 @@ class FaultyRenderer:
                 raise RuntimeError("the prompt said so")
             case ["die", times, *_] if self._again(task, int(times)):
                 os.kill(os.getpid(), signal.SIGKILL)
-            case ["kill-driver", times, *_] if self._again(task, int(times)):
+            case ["kill-driver", *_] if self._count("driver") == 1:
                 os.kill(int((self._model / "driver.pid").read_text()), signal.SIGKILL)
                 os.kill(os.getpid(), signal.SIGKILL)
             case ["slow", *_]:
@@ -107,9 +107,12 @@ class FaultyRenderer:
 
     def _again(self, task: TaskSpec, times: int) -> bool:
         """Count one more misbehaviour; return whether it is within its number."""
-        counter = self._model / f"faults-{task_id(task).replace(':', '-')}"
+        return self._count(task_id(task).replace(":", "-")) <= times
+
+    def _count(self, name: str) -> int:
+        counter = self._model / f"faults-{name}"
         _note(counter, "x")
-        return len(counter.read_text().split()) <= times
+        return len(counter.read_text().split())
 
 
 def _note(path: Path, text: str) -> None:

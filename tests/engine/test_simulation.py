@@ -40,7 +40,7 @@ from farm.planner import Plan
 from farm.store import CommittedFailure, Row, Store
 from farm.task import FailureKind, PipelineKey, TaskSpec, pipeline_key, task_digest, task_id
 
-POLICY = Policy(deaths_alone=8, load_failures=8, store_faults=8)
+POLICY = Policy(retries=4, deaths_alone=8, load_failures=8, store_faults=8)
 """More patience than the faults of a schedule can use up, so that no innocent task is given up."""
 JOB = Job(
     name="simulated",
