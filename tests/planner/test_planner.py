@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from farm.errors import InputError
-from farm.grid import Digests, expand
+from farm.grid import Digests, expand, space
 from farm.manifest.job import Job
 from farm.planner import CHUNK_EVALUATIONS, CHUNK_TASKS, Plan, plan
 from farm.samplers import SAMPLERS
@@ -82,6 +82,17 @@ def test_the_backlog_holds_every_missing_task_exactly_once(drawn: Job, data: st.
 
 
 @given(jobs())
+def test_planning_in_small_pieces_is_the_same_plan(drawn: Job) -> None:
+    rendered = expand(drawn)[::3].digests(0, len(expand(drawn)))
+    whole = planned(drawn, rendered=rendered)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(space, "_BLOCK", 3)
+        piecewise = planned(drawn, rendered=rendered)
+    assert piecewise == whole
+    assert queue(piecewise) == queue(whole)
+
+
+@given(jobs())
 def test_evaluations_and_pixels_are_those_of_the_tasks(drawn: Job) -> None:
     tasks = unique(expand(drawn))
     found = planned(drawn)
@@ -106,8 +117,8 @@ def evaluations(task: TaskSpec) -> int:
 
 @given(jobs())
 def test_submitting_a_finished_job_again_renders_nothing(drawn: Job) -> None:
-    space = expand(drawn)
-    assert planned(drawn, rendered=space.digests(0, len(space))).to_render == 0
+    tasks = expand(drawn)
+    assert planned(drawn, rendered=tasks.digests(0, len(tasks))).to_render == 0
 
 
 def test_evaluations_count_guidance_twice_and_second_order_steps_twice() -> None:
