@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
@@ -148,10 +148,10 @@ class Limits:
 _SMALLEST = 10
 """Type size in pixels below which nobody reads."""
 _LARGEST = 26
-_CAPTION_LINES = 3
-"""A label above a column shrinks before it takes more lines than this."""
-_TALLEST_LABEL = 9
-"""A column whose label takes more lines than this, at the smallest size, is made wider."""
+_TALL_HEAD = 0.6
+"""A label above a column shrinks before it is taller than this much of a cell."""
+_LINES_BESIDE = 5
+"""A label beside a row is made wider before it takes more lines than this."""
 _MIN_PAGE = 440
 """A page is at least as wide as this: its title needs the room even over one small picture."""
 
@@ -185,8 +185,9 @@ class _Scale:
             gap=_clamp(round(unit / 20), 6, 28),
             seam=_clamp(round(max(grid.tile) / 60), 2, 6),
             label=label,
-            fact=max(12, round(label * 0.9)),
-            title=round(label * 1.7),
+            # A very wide page is looked at from further away.
+            fact=max(12, round(label * 0.9), min(36, page // 170)),
+            title=max(round(label * 1.7), min(64, page // 90)),
         )
 
 
@@ -282,18 +283,29 @@ class _Fitted:
         return leading(self.size) * len(self.lines[place]) if any(self.lines[place]) else 0
 
 
-def _fit(texts: Sequence[str], width: int, *, size: int, most: int, ruler: _Ruler) -> _Fitted:
-    """Wrap texts to `width` at the largest size at which none breaks a word or needs many lines.
+def _fit(texts: Sequence[str], width: int, *, size: int, tall: int, ruler: _Ruler) -> _Fitted:
+    """Wrap texts to `width`, all at the largest size at which none is taller than `tall`.
 
-    Beyond `most` lines, or with a word too wide, all shrink together; at the smallest size words
-    are broken and lines are as many as it takes.
+    If there is none, they have the smallest size, broken words, and as many lines as it takes.
     """
     for candidate in range(size, _SMALLEST, -1):
-        wrapped = [ruler.wrap(text, width, candidate) for text in texts]
-        if all(not one.is_broken and len(one.lines) <= most for one in wrapped):
-            return _Fitted(size=candidate, lines=tuple(one.lines for one in wrapped))
+        if fitted := _fit_at(texts, width, size=candidate, tall=tall, ruler=ruler):
+            return fitted
     least = min(size, _SMALLEST)
     return _Fitted(size=least, lines=tuple(ruler.wrap(text, width, least).lines for text in texts))
+
+
+def _fit_at(
+    texts: Sequence[str], width: int, *, size: int, tall: int, ruler: _Ruler
+) -> _Fitted | None:
+    """Wrap texts at one size; None if a word would break or a text be taller than `tall`."""
+    lines = []
+    for text in texts:
+        wrapped = ruler.wrap(text, width, size)
+        if wrapped.is_broken or len(wrapped.lines) * leading(size) > tall:
+            return None
+        lines.append(wrapped.lines)
+    return _Fitted(size=size, lines=tuple(lines))
 
 
 class _Ruler:
@@ -339,35 +351,28 @@ class _Sheet:
 
     def _fit_above(self, texts: Sequence[str], width: int) -> tuple[_Fitted, int]:
         """Fit labels above cells, which become wider only if a label would be a tower."""
+        size = self.scale.label
+        tall = max(2 * leading(size), round(_TALL_HEAD * self.block[1]))
         widest = max(width, 22 * _SMALLEST)
         while True:
-            fitted = _fit(
-                texts, width, size=self.scale.label, most=_CAPTION_LINES, ruler=self.labels
-            )
-            if width >= widest or fitted.tallest <= _TALLEST_LABEL * leading(fitted.size):
+            fitted = _fit(texts, width, size=size, tall=tall, ruler=self.labels)
+            if width >= widest or fitted.tallest <= 2 * tall:
                 return fitted, width
             width = min(widest, width + 20)
 
     def _fit_beside(self) -> tuple[_Fitted, int]:
-        """Fit the labels of the rows: the narrowest column in which all fit beside their cells."""
+        """Fit the labels of the rows beside their cells, in as narrow a column as reads well."""
         texts, size = self.grid.rows, self.scale.label
         natural = math.ceil(max((self.labels.width(text, size) for text in texts), default=0))
         least = math.ceil(self.measure(self.grid.y_name, size, Style.AXIS)) if natural else 0
         narrowest = max(least, min(natural, 7 * size))
         widest = max(least, min(natural, max(24 * size, self.block[0])))
-        most = max(1, self.block[1] // leading(size))
-        for width in range(narrowest, widest, max(4, size // 2)):
-            fitted = _fit(texts, width, size=size, most=most, ruler=self.labels)
-            if fitted.size == size:
-                return fitted, width
-        # Smaller type gets more lines into the same height, so the number of lines is let go of
-        # one size at a time.
-        for smaller in range(size, _SMALLEST - 1, -1):
-            most = max(1, self.block[1] // leading(smaller))
-            fitted = _fit(texts, widest, size=smaller, most=most, ruler=self.labels)
-            if fitted.size == smaller and fitted.tallest <= self.block[1]:
-                break
-        return fitted, widest
+        tall = max(leading(size), self.block[1])
+        for limit in (min(tall, _LINES_BESIDE * leading(size)), tall):
+            for width in (*range(narrowest, widest, max(4, size // 2)), widest):
+                if fitted := _fit_at(texts, width, size=size, tall=limit, ruler=self.labels):
+                    return fitted, width
+        return _fit(texts, widest, size=size, tall=tall, ruler=self.labels), widest
 
     def layout(self) -> Layout:
         """Place everything."""
@@ -482,30 +487,45 @@ def paginate(grid: Grid, measure: Measure, limits: Limits) -> tuple[Layout, ...]
 
     Rows are divided first, so that what is compared across stays on one page; columns only if a
     single row is too wide. If even one cell is too large for a page, its tiles are made smaller.
+
+    Only where labels alone are larger than a page, a page is larger than the limits.
     """
-    rows, columns = len(grid.rows), len(grid.columns)
-    one = range(1)
-
-    def fits(part: Grid) -> bool:
-        return limits.hold(lay_out(part, measure))
-
-    while not fits(grid.crop(one, one)) and max(grid.tile) > 1:
+    while True:
+        for across in _cuts(len(grid.columns)):
+            first = grid.crop(range(1), across[0])
+            if not limits.hold(lay_out(first, measure)) and len(across) < len(grid.columns):
+                continue
+            for down in _cuts(len(grid.rows)):
+                parts = (grid.crop(rows, columns) for rows in down for columns in across)
+                if pages := _lay_out_all(parts, measure, limits):
+                    return pages
         width, height = grid.tile
+        if max(grid.tile) == 1:
+            cells = (grid.crop(rows, columns) for rows in down for columns in across)
+            return tuple(lay_out(cell, measure) for cell in cells)
         grid = dataclasses.replace(grid, tile=(max(1, width * 3 // 4), max(1, height * 3 // 4)))
-    across = _fewest(columns, lambda part: [grid.crop(one, part)], fits)
-    down = _fewest(rows, lambda part: [grid.crop(part, beside) for beside in across], fits)
-    pages = [lay_out(grid.crop(down_part, part), measure) for down_part in down for part in across]
-    return tuple(pages)
 
 
-def _fewest(
-    count: int, crop: Callable[[range], Sequence[Grid]], fits: Callable[[Grid], bool]
-) -> list[range]:
-    """Return the fewest even ranges of 0..count such that every grid cropped to one fits."""
-    pieces = 1
+def _cuts(count: int) -> Iterator[list[range]]:
+    """Yield ever finer even divisions of 0..count, from one piece to pieces of one."""
+    pieces, size = 1, count
     while True:
         size = math.ceil(count / pieces)
-        parts = [range(start, min(start + size, count)) for start in range(0, count, size)]
-        if size == 1 or all(fits(grid) for part in parts for grid in crop(part)):
-            return parts
+        yield [range(start, min(start + size, count)) for start in range(0, count, size)]
+        if size <= 1:
+            return
+        # The next size down; faster where pieces are many, so that long axes take few tries.
         pieces = max(math.ceil(count / (size - 1)), pieces + pieces // 8)
+
+
+def _lay_out_all(
+    parts: Iterable[Grid], measure: Measure, limits: Limits
+) -> tuple[Layout, ...] | None:
+    """Return the layouts of all parts, or None once one is too large."""
+    pages = []
+    for part in parts:
+        page = lay_out(part, measure)
+        if not limits.hold(page):
+            return None
+        pages.append(page)
+    return tuple(pages)

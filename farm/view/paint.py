@@ -9,14 +9,13 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
-from importlib import resources
 from types import MappingProxyType
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from farm.errors import InputError
 from farm.view.layout import Box, Layout, Limits, Slot, Style, Text, leading, wrap
+from farm.view.typeface import measure, write
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,14 +45,6 @@ _INK = MappingProxyType(
         Style.AXIS: (128, 130, 138),
     }
 )
-_TYPEFACE = MappingProxyType(
-    {
-        Style.TITLE: "Inter-SemiBold.otf",
-        Style.LABEL: "Inter-SemiBold.otf",
-        Style.FACT: "Inter-Regular.otf",
-        Style.AXIS: "Inter-Regular.otf",
-    }
-)
 _FORMATS = MappingProxyType({".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"})
 _EDGES = MappingProxyType({"PNG": 65_535, "JPEG": 65_500, "WEBP": 16_383})
 """The longest side that each format can hold, libjpeg's being a little below its 16 bits."""
@@ -78,17 +69,6 @@ def image_format(suffix: str) -> str:
 def limits_of(suffix: str, *, pixels: int = PAGE_PIXELS) -> Limits:
     """Return how large a page in a file with this suffix may be."""
     return Limits(pixels=pixels, edge=_EDGES[image_format(suffix)])
-
-
-def measure(text: str, size: int, style: Style) -> float:
-    """Return the width in pixels of a line of text as the painter writes it."""
-    return _font(style, size).getlength(text)
-
-
-@cache
-def _font(style: Style, size: int) -> ImageFont.FreeTypeFont:
-    data = resources.files("farm.view").joinpath("fonts", _TYPEFACE[style]).read_bytes()
-    return ImageFont.truetype(io.BytesIO(data), size)
 
 
 def paint(layout: Layout, contents: Mapping[tuple[int, int, int], Content]) -> Image.Image:
@@ -126,15 +106,13 @@ def encode(sheet: Image.Image, suffix: str) -> bytes:
 
 
 def _write(draw: ImageDraw.ImageDraw, text: Text) -> None:
-    font = _font(text.style, text.size)
-    height = leading(text.size)
-    ascent, descent = font.getmetrics()
-    top = text.box.top + (height - ascent - descent) / 2
+    size, style = text.size, text.style
     for number, line in enumerate(text.lines):
         left: float = text.box.left
         if text.align == "center":
-            left += (text.box.width - font.getlength(line)) / 2
-        draw.text((left, top + number * height), line, font=font, fill=_INK[text.style])
+            left += (text.box.width - measure(line, size, style)) / 2
+        top = text.box.top + number * leading(size)
+        write(draw, line, left=left, top=top, size=size, style=style, ink=_INK[style])
 
 
 def _place(sheet: Image.Image, slot: Slot, read: Callable[[], bytes]) -> None:
@@ -237,7 +215,7 @@ def _explain(
         long = measure(text, size, style)
         left, line_top = (box.width - long) / 2, top + number * leading(size)
         draw.rectangle((left - 3, line_top, left + long + 3, line_top + leading(size)), fill=ground)
-        draw.text((left, line_top), text, font=_font(style, size), fill=ink)
+        write(draw, text, left=left, top=line_top, size=size, style=style, ink=ink)
 
 
 _TINY = 8

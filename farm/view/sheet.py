@@ -33,6 +33,7 @@ from farm.task import FIELDS, Scalar, format_task_id
 from farm.view import layout, paint
 from farm.view.layout import Grid, Layout
 from farm.view.query import ask, read_catalog, resolve_column
+from farm.view.typeface import measure
 
 MISSING = "missing"
 """`status` of a cell of the job that the catalog has no row for."""
@@ -95,9 +96,7 @@ def make_sheet(
         page=table.resolve(page),
     )
     sheets = list(_arrange(table, axes, tile=tile))
-    pages = [
-        (one, part) for one in sheets for part in layout.paginate(one.grid, paint.measure, limits)
-    ]
+    pages = [(one, part) for one in sheets for part in layout.paginate(one.grid, measure, limits)]
     names = _number(target, len(pages))
     files = open_files(store.url)
     for name, (one, part) in zip(names, pages, strict=True):

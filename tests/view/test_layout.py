@@ -212,6 +212,25 @@ def test_a_cell_too_large_for_a_page_is_made_smaller() -> None:
     assert len(page.slots) == 9
 
 
+def test_labels_larger_than_a_page_are_shown_all_the_same() -> None:
+    sheet = replace(grid(2, 2), rows=("word " * 500, "b"))
+    pages = paginate(sheet, measure, Limits(pixels=200_000, edge=500))
+    assert sum(len(page.slots) for page in pages) == 4
+
+
+def test_a_long_axis_is_cut_in_few_tries() -> None:
+    tries = 0
+
+    def counting(text: str, size: int, style: Style) -> float:
+        nonlocal tries
+        tries += text == "assets"  # the title, once a layout
+        return measure(text, size, style)
+
+    pages = paginate(grid(1000, 4), counting, Limits(pixels=2_000_000, edge=4000))
+    assert len(pages) > 10
+    assert tries < 400
+
+
 @given(st.text(alphabet="abc -_/", max_size=60), st.integers(1, 30))
 def test_wrapping_loses_nothing_and_keeps_to_the_width(text: str, width: int) -> None:
     lines = wrap(text, width, len)
