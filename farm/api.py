@@ -75,9 +75,10 @@ def plan(
     """
     from farm.store import Store
 
+    space = expand(job)
     finished = Store.peek(job.output)
     return planner.plan(
-        expand(job),
+        space,
         job=job,
         rendered=finished.rendered,
         failed=finished.failed,
@@ -114,13 +115,14 @@ def submit(
     from farm.render.models import resolve_model
     from farm.store import Store
 
-    todo = plan(job, force=force, retry_failed=retry_failed, limit=limit)
-    if todo.tasks > job.max_tasks and not consent:
+    tasks = len(grid.expand(job))
+    if tasks > job.max_tasks and not consent:
         raise InputError(
-            f"the matrix has {todo.tasks:,} tasks, more than max_tasks = {job.max_tasks:,}",
+            f"the matrix has {tasks:,} tasks, more than max_tasks = {job.max_tasks:,}",
             where=job.source,
             hint="look at `farm plan`, then submit with --yes, or raise max_tasks in the job",
         )
+    todo = plan(job, force=force, retry_failed=retry_failed, limit=limit)
     if address is None:
         # On a cluster a model may be where only the workers see it.
         for work in todo.pipelines:
