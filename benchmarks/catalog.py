@@ -5,7 +5,7 @@ eight, with random digests as real ones are. They are appended in parts of 50,00
 (which tasks are finished) and by DuckDB (mean render time, seed x guidance scale), from warm files.
 Goals: 100,000 rows/s written, 2 s for the pivot, 60 bytes a row, at ten million rows.
 
-The digits of a row's digests alone (task 16 bytes, picture 32, its first twelve digits in the file
+The digits of a row's digests alone (task 16 bytes, image 32, its first twelve digits in the file
 name 6, and the folder 1) are 55 bytes that no encoding can shrink.
 
     python benchmarks/catalog.py [--rows N]
@@ -73,7 +73,7 @@ def part(rng: np.random.Generator, start: int, count: int) -> Any:  # noqa: ANN4
             "/",
         ),
         "image_bytes": pa.array(rng.normal(30_000, 3_000, count).astype(np.int64)),
-        "prompt": _pick([f"a picture of {text}, on white" for text in subjects], subject),
+        "prompt": _pick([f"an image of {text}, on white" for text in subjects], subject),
         "vars": pa.MapArray.from_arrays(
             np.arange(count + 1, dtype=np.int32), _same("subject", count),
             _pick(subjects, subject),
@@ -161,7 +161,7 @@ def measure(rows: int, folder: Path) -> dict[str, float]:
     seen: dict[str, float] = {"rows": rows}
     store = Store.open(folder / "objects", create=True)
     objects = real_rows(PART_ROWS)
-    # The pictures of these rows do not exist, and a commit makes their folder last.
+    # The images of these rows do not exist, and a commit makes their folder last.
     (folder / "objects" / "images").mkdir()
     seconds = []
     for attempt in range(3):

@@ -1,6 +1,6 @@
-"""Where pictures and their catalog live: one folder or object store, many writers, no lock.
+"""Where images and their catalog live: one folder or object store, many writers, no lock.
 
-The part file is the commit. A worker writes pictures under names that hold a digest of their bytes
+The part file is the commit. A worker writes images under names that hold a digest of their bytes
 and then, last, one Parquet part under a name of its own. Nothing committed is ever replaced, so
 crashes, retries and second drivers can only add rows, and each task has one winning row.
 """

@@ -1,8 +1,8 @@
-"""Names of pictures: readable, legal on every system, never outside `images/`, never reused.
+"""Names of images: readable, legal on every system, never outside `images/`, never reused.
 
 `images/<stem>.<digest>.<suffix>`: the stem is for people, the digest of the file's bytes makes the
 name belong to these bytes for ever. So two tasks whose stems agree do not collide, and a retry that
-came out differently cannot replace the picture that a committed row names.
+came out differently cannot replace the image that a committed row names.
 
 A stem comes from the job's `file_name` template, or is the first two digits of the task's digest
 (so that no folder grows too large), a few words of the prompt, and the seed.
@@ -86,7 +86,7 @@ def slug(prompt: str) -> str:
 
 
 def image_stem(task: TaskSpec, file_name: str | None) -> str:
-    """Return where the picture of `task` goes below `images/`, without digest and suffix.
+    """Return where the image of `task` goes below `images/`, without digest and suffix.
 
     `file_name` is a template of task fields and variables; folders come only from its own `/`,
     never from a value.
@@ -110,13 +110,13 @@ def _value(task: TaskSpec, name: str) -> str:
 def put_image(
     files: Files, task: TaskSpec, data: bytes, *, suffix: str, file_name: str | None
 ) -> StoredImage:
-    """Write a picture under a name of its own and return its place.
+    """Write an image under a name of its own and return its place.
 
     The same bytes for the same task land in the same file. The file is whole and on disk when this
     returns; its directory entry is made to last by the commit of the row that names it.
 
     Raises:
-        StoreError: the picture cannot be written.
+        StoreError: the image cannot be written.
     """
     digest = hashlib.sha256(data).hexdigest()
     stem = f"{layout.IMAGES}/{image_stem(task, file_name)}"
@@ -125,7 +125,7 @@ def put_image(
         if files.put_new(path, data) or _adopt(files, path, data):
             break
     else:
-        raise AssertionError(f"two pictures with one SHA-256: {path}")
+        raise AssertionError(f"two images with one SHA-256: {path}")
     return StoredImage(path=path, sha256=digest, size=len(data))
 
 

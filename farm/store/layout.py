@@ -2,7 +2,7 @@
 
 ```
 job.yaml                    the resolved job of the last submit
-images/...                  pictures; a name holds a digest of its bytes and is never reused
+images/...                  images; a name holds a digest of its bytes and is never reused
 catalog/*.parquet           the parts, and nothing else: `pd.read_parquet("<output>/catalog")`
 retired/*.parquet           parts that a compacted one replaced, kept for slow readers
 control/runs/<number>       one file a run, created once

@@ -1,13 +1,13 @@
 """Proving, tidying and repairing a store, while others write to it.
 
-- `verify` proves the promise of the commit protocol: a rendered row has its picture, bit by bit.
+- `verify` proves the promise of the commit protocol: a rendered row has its image, bit by bit.
 - `compact` replaces many small parts by few large ones. The new part is durable in the catalog
   before any old one retires, so a crash at any point leaves rows twice, never none, and the winner
   rule makes twice harmless. Only a reader that does not apply the rule can see the copies.
-- `gc` deletes what nothing names, once it is older than a grace period. It deletes no picture that
-  any row names, nothing it did not name itself, and no picture at all while some part is
+- `gc` deletes what nothing names, once it is older than a grace period. It deletes no image that
+  any row names, nothing it did not name itself, and no image at all while some part is
   unreadable, for that part may name it.
-- `rebuild` writes the rows that the catalog lacks, from the records inside the pictures.
+- `rebuild` writes the rows that the catalog lacks, from the records inside the images.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from farm.store.row import Row, StoredImage, from_record
 from farm.task import parse_task_id
 
 Progress: TypeAlias = Callable[[int, int], None]
-"""Called with how many pictures are done, of how many."""
+"""Called with how many images are done, of how many."""
 
 DEFAULT_GRACE_S: Final = 7 * 86_400.0
 SNAPSHOT_ROWS: Final = 1_000_000
@@ -73,11 +73,11 @@ class VerifyReport(Report):
     images: int
     """Files below `images/`."""
     hashed: bool
-    """Whether the bytes of every picture were compared, or only their number."""
+    """Whether the bytes of every image were compared, or only their number."""
     problems: tuple[str, ...]
     """Broken promises, one sentence each."""
     orphans: tuple[str, ...]
-    """Pictures that no row names: what a crash leaves. No problem; `gc` sweeps them."""
+    """Images that no row names: what a crash leaves. No problem; `gc` sweeps them."""
 
     @property
     def clean(self) -> bool:
@@ -93,13 +93,15 @@ class VerifyReport(Report):
         lines = [
             (
                 f"{self.output}: {self.rendered:,} rendered and {self.failed:,} failed tasks in "
-                f"{self.parts:,} parts, {self.images:,} pictures, {how}"
+                f"{_count(self.parts, 'part')}, {_count(self.images, 'image')}, {how}"
             )
         ]
         lines += _shown("problem: ", self.problems)
         if self.orphans:
-            lines.append(f"{len(self.orphans):,} pictures that no row names; farm gc sweeps them")
-        lines.append("clean" if self.clean else f"{len(self.problems):,} broken promises")
+            lines.append(
+                f"{_count(len(self.orphans), 'image')} that no row names; farm gc sweeps them"
+            )
+        lines.append("clean" if self.clean else f"{_count(len(self.problems), 'broken promise')}")
         return "\n".join(lines)
 
 
@@ -121,9 +123,9 @@ class CompactReport(Report):
     def __str__(self) -> str:
         lines = [
             (
-                f"{self.output}: {self.rows:,} rows; "
-                f"{self.parts_before:,} parts of {_size(self.bytes_before)} are now "
-                f"{self.parts_after:,} of {_size(self.bytes_after)}"
+                f"{self.output}: {_count(self.rows, 'row')}; "
+                f"{_count(self.parts_before, 'part')} of {_size(self.bytes_before)} before, "
+                f"{self.parts_after:,} of {_size(self.bytes_after)} now"
             )
         ]
         return "\n".join(lines + _shown("warning: ", self.warnings))
@@ -138,7 +140,7 @@ class GcReport(Report):
     """Retired parts."""
     temporaries: tuple[str, ...]
     images: tuple[str, ...]
-    """Pictures that no row names."""
+    """Images that no row names."""
     bytes: int
     warnings: tuple[str, ...]
     """Why some things were left that might have gone."""
@@ -147,9 +149,9 @@ class GcReport(Report):
         verb = "would delete" if self.dry_run else "deleted"
         lines = [
             (
-                f"{self.output}: {verb} {len(self.parts):,} retired parts, "
-                f"{len(self.temporaries):,} temporaries and {len(self.images):,} pictures, "
-                f"{_size(self.bytes)}"
+                f"{self.output}: {verb} {_count(len(self.parts), 'retired part')}, "
+                f"{_count(len(self.temporaries), 'temporary file')} and "
+                f"{_count(len(self.images), 'image')}, {_size(self.bytes)}"
             )
         ]
         return "\n".join(lines + _shown("warning: ", self.warnings))
@@ -160,16 +162,21 @@ class RebuildReport(Report):
     """What `rebuild` restored."""
 
     images: int
-    """Pictures that were read."""
+    """Images that were read."""
     restored: int
     """Tasks that have a rendered row again."""
     retired: tuple[str, ...]
     """Damaged parts that were taken out of the catalog."""
     warnings: tuple[str, ...]
-    """Pictures whose record could not be read, and files that could not be mended."""
+    """Images whose record could not be read, and files that could not be mended."""
 
     def __str__(self) -> str:
-        lines = [f"{self.output}: read {self.images:,} pictures, restored {self.restored:,} rows"]
+        lines = [
+            (
+                f"{self.output}: read {_count(self.images, 'image')}, "
+                f"restored {_count(self.restored, 'row')}"
+            )
+        ]
         lines += _shown("retired: ", self.retired)
         return "\n".join(lines + _shown("warning: ", self.warnings))
 
@@ -178,25 +185,25 @@ class RebuildReport(Report):
 
 
 def verify(files: Files, *, quick: bool = False, progress: Progress | None = None) -> VerifyReport:
-    """Compare the catalog with the pictures; with `quick`, only that they exist and their size.
+    """Compare the catalog with the images; with `quick`, only that they exist and their size.
 
     Raises:
         StoreError: the store cannot be read.
     """
     columns = ("image_path", "image_sha256", "image_bytes", *catalog.KEY_COLUMNS)
     reading = catalog.read_catalog(files, columns)
-    # Pictures precede their rows, so a listing made after the rows has every picture they name.
+    # Images precede their rows, so a listing made after the rows has every image they name.
     names, sizes, _ = _list_images(files)
     table = catalog.winning_table(reading, columns)
     rendered = table.filter(pa.array(catalog.is_rendered(table)))
     problems = list(reading.warnings)
     if rendered.num_rows and not files.exists(layout.JOB):
-        problems.append(f"{layout.JOB} is missing: the job of these pictures is not known")
+        problems.append(f"{layout.JOB} is missing: the job of these images is not known")
 
     place = pc.index_in(rendered["image_path"], value_set=names).combine_chunks()
     missing = place.is_null()
     problems += [
-        f"{path}: the picture is missing"
+        f"{path}: the image is missing"
         for path in rendered.filter(missing)["image_path"].to_pylist()
     ]
     present = rendered.filter(pc.invert(missing))
@@ -230,14 +237,14 @@ def verify(files: Files, *, quick: bool = False, progress: Progress | None = Non
 
 
 def _altered(files: Files, rows: catalog.Table, progress: Progress | None) -> Iterator[str]:
-    """Yield a sentence for each picture whose bytes are not those of its row."""
+    """Yield a sentence for each image whose bytes are not those of its row."""
 
     def compare(row: tuple[str, str]) -> str | None:
         path, wanted = row
         try:
             digest = hashlib.sha256(files.get(path)).hexdigest()
         except FileNotFoundError:
-            return f"{path}: the picture is missing"
+            return f"{path}: the image is missing"
         except StoreError as error:
             return f"{path}: {error.message}"
         return None if digest == wanted else f"{path}: was altered, its SHA-256 differs"
@@ -341,9 +348,9 @@ def _count_parts(reading: catalog.Reading) -> int:
 
 
 def gc(files: Files, *, grace_s: float = DEFAULT_GRACE_S, dry_run: bool = False) -> GcReport:
-    """Delete retired parts, temporaries and pictures without a row, older than `grace_s` seconds.
+    """Delete retired parts, temporaries and images without a row, older than `grace_s` seconds.
 
-    The grace period protects slow readers of retired parts, and pictures whose commit is still to
+    The grace period protects slow readers of retired parts, and images whose commit is still to
     come; 0 is safe only when nobody else uses the output.
 
     Raises:
@@ -353,13 +360,13 @@ def gc(files: Files, *, grace_s: float = DEFAULT_GRACE_S, dry_run: bool = False)
     temporaries = _older(files.scan(layout.TMP), before)
     retired = list(files.scan(layout.RETIRED))
     gone = _older(retired, before)
-    # Pictures are listed before the rows are read, so that one committed meanwhile has its row.
+    # Images are listed before the rows are read, so that one committed meanwhile has its row.
     names, sizes, times = _list_images(files)
     reading = catalog.read_catalog(files, ["image_path"])
     warnings = list(reading.warnings)
     orphans: list[Entry] = []
     if reading.broken:
-        warnings.append("no picture was deleted: an unreadable part may name it")
+        warnings.append("no image was deleted: an unreadable part may name it")
     else:
         kept = {entry.name for entry in retired} - {entry.name for entry in gone}
         named = [part.table["image_path"] for part in reading.parts]
@@ -400,7 +407,7 @@ def _older(entries: Iterable[Entry], before: float) -> list[Entry]:
 
 
 def _named_by(files: Files, parts: Iterable[str]) -> list[Any]:
-    """Return the picture columns of retired parts; an unreadable one names nothing any more."""
+    """Return the image columns of retired parts; an unreadable one names nothing any more."""
     found = []
     for name in parts:
         try:
@@ -418,10 +425,10 @@ def _chunked(columns: Iterable[Any]) -> Any:  # noqa: ANN401 - Arrow
 
 
 def rebuild(files: Files, *, progress: Progress | None = None) -> RebuildReport:
-    """Write a row for every picture whose task has no rendered row, from the picture's own record.
+    """Write a row for every image whose task has no rendered row, from the image's own record.
 
     Parts that are damaged beyond reading retire once their rows are back. Rows of failed tasks have
-    no picture and are not restored: the next submit tries those tasks again.
+    no image and are not restored: the next submit tries those tasks again.
 
     Raises:
         StoreError: the store cannot be read or written.
@@ -468,14 +475,14 @@ def rebuild(files: Files, *, progress: Progress | None = None) -> RebuildReport:
 
 
 def _row_of(files: Files, name: str) -> Row:
-    """Return the row that the picture `name` says it has.
+    """Return the row that the image `name` says it has.
 
     Raises:
-        ValueError: it is no picture of ours, or not the one that was written.
+        ValueError: it is no image of ours, or not the one that was written.
     """
     digits = layout.image_digest(name)
     if digits is None:
-        raise ValueError("not a picture of the farm's")
+        raise ValueError("not an image of the farm's")
     data = files.get(name)
     sha256 = hashlib.sha256(data).hexdigest()
     if not sha256.startswith(digits):
@@ -488,7 +495,7 @@ def _row_of(files: Files, name: str) -> Row:
 
 
 def _order(row: Row | None) -> tuple[int, int, str]:
-    """Return what decides between pictures of one task: the later attempt, then the digest."""
+    """Return what decides between images of one task: the later attempt, then the digest."""
     return (-1, -1, "") if row is None else (row.run, row.attempt, row.image_sha256 or "")
 
 
@@ -519,6 +526,10 @@ def _shown(label: str, sentences: Sequence[str]) -> list[str]:
     if more := len(sentences) - _SHOWN:
         lines += [f"... and {more:,} more"] if more > 0 else []
     return lines
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def _size(count: int) -> str:

@@ -1,4 +1,4 @@
-"""What a picture says about itself, in words that other programs know.
+"""What an image says about itself, in words that other programs know.
 
 - The A1111 text, so that A1111, Civitai and image browsers show the settings: PNG text chunk
   `parameters`; EXIF `UserComment` in WebP and JPEG, as A1111 writes it. Layout and quoting follow
@@ -6,7 +6,7 @@
   begins with `Negative prompt:` cannot be told apart there; nothing can be done about that format.
 - Our own record, from which `farm rebuild` makes the catalog row again: PNG text chunk `farm`; the
   XMP property `farm:record` in WebP and JPEG. It is JSON in ASCII and loses nothing.
-- XMP `Iptc4xmpExt:DigitalSourceType` = `trainedAlgorithmicMedia`, the IPTC's word for pictures made
+- XMP `Iptc4xmpExt:DigitalSourceType` = `trainedAlgorithmicMedia`, the IPTC's word for images made
   by a model.
 
 JPEG keeps each block in one segment of 64 KiB. What does not fit (prompts of tens of thousands of
@@ -45,8 +45,8 @@ _JPEG_LIMIT = 65_000
 """Bytes of one JPEG segment (65,533), less its name and some room for EXIF tables."""
 
 _PNG_LEVEL = 1
-"""zlib level. Level 6 takes five to eight times as long as level 1 and saves a tenth of the bytes;
-at SDXL-Turbo speeds it would cost more than the picture (see `benchmarks/`)."""
+"""zlib level. Pillow's default, 6, takes several times as long for a seventh fewer bytes; beside a
+model of few steps, encoding would be the slower part."""
 _JPEG_QUALITY = 92
 _XMP = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>\
 <x:xmpmeta xmlns:x="adobe:ns:meta/">\
@@ -120,20 +120,20 @@ def _quote(value: str) -> str:
 def encode_image(
     pixels: np.ndarray[Any, np.dtype[np.uint8]], settings: ImageSettings, row: Row
 ) -> bytes:
-    """Return the file of a picture, with all that is known about it inside.
+    """Return the file of an image, with all that is known about it inside.
 
     `pixels` is uint8 `[height, width, 3]`, sRGB. WebP is lossless unless a quality is set.
     """
     from PIL import Image
 
-    picture = Image.fromarray(pixels)
+    image = Image.fromarray(pixels)
     record = json.dumps(to_record(row), separators=(",", ":"))
     out = io.BytesIO()
     match settings.format:
         case "png":
-            _save_png(picture, out, text=parameters_text(row), record=record)
+            _save_png(image, out, text=parameters_text(row), record=record)
         case "webp":
-            picture.save(
+            image.save(
                 out,
                 "WEBP",
                 lossless=settings.quality is None,
@@ -144,7 +144,7 @@ def encode_image(
             )
         case "jpeg":
             exif, xmp = _exif(parameters_text(row)), _xmp(record)
-            picture.save(
+            image.save(
                 out,
                 "JPEG",
                 quality=settings.quality or _JPEG_QUALITY,
@@ -155,14 +155,14 @@ def encode_image(
     return out.getvalue()
 
 
-def _save_png(picture: Image.Image, out: io.BytesIO, *, text: str, record: str) -> None:
+def _save_png(image: Image.Image, out: io.BytesIO, *, text: str, record: str) -> None:
     from PIL.PngImagePlugin import PngInfo
 
     chunks = PngInfo()
     chunks.add_text(PARAMETERS, text)  # becomes iTXt by itself where Latin-1 does not do
     chunks.add_text(RECORD, record)
     chunks.add_itxt(_PNG_XMP, _xmp(None).decode())
-    picture.save(out, "PNG", compress_level=_PNG_LEVEL, pnginfo=chunks)
+    image.save(out, "PNG", compress_level=_PNG_LEVEL, pnginfo=chunks)
 
 
 def _exif(text: str) -> bytes:
@@ -190,16 +190,16 @@ def read_metadata(data: bytes) -> dict[str, Any]:
     `digital_source_type`.
 
     Raises:
-        ValueError: `data` is no readable picture, or its record is no JSON.
+        ValueError: `data` is no readable image, or its record is no JSON.
     """
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(io.BytesIO(data), formats=("PNG", "WEBP", "JPEG")) as picture:
-            picture.load()  # a PNG may carry text behind its pixels
-            chunks, comment = dict(picture.info), picture.getexif().get_ifd(_EXIF_IFD)
+        with Image.open(io.BytesIO(data), formats=("PNG", "WEBP", "JPEG")) as image:
+            image.load()  # a PNG may carry text behind its pixels
+            chunks, comment = dict(image.info), image.getexif().get_ifd(_EXIF_IFD)
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise ValueError(f"no readable picture: {error}") from error
+        raise ValueError(f"no readable image: {error}") from error
     xmp = chunks.get("xmp", b"")
     xmp = xmp.decode(errors="replace") if isinstance(xmp, bytes) else str(xmp)
     found: dict[str, Any] = {}

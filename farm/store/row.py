@@ -7,7 +7,7 @@ column, and the documentation of a column is written once.
 Three columns say what was *used* where the task says what was *asked for*: `width`, `height` and
 `dtype`. Everything else about the task is kept as asked.
 
-A row also travels inside its picture, as the JSON of `to_record`, which is enough to make the row
+A row also travels inside its image, as the JSON of `to_record`, which is enough to make the row
 again without any catalog.
 
 Pure: no file, no Arrow.
@@ -26,7 +26,7 @@ from farm import __version__
 from farm.task import FIELDS, Failed, Rendered, RenderResult, TaskSpec, format_task_id, task_digest
 
 RECORD_VERSION: Final = 1
-"""Version of the JSON inside pictures."""
+"""Version of the JSON inside images."""
 
 Kind: TypeAlias = Literal["text", "word", "words", "int32", "int64", "float64", "ms", "time"]
 """Type of a column; a `word` is text that repeats, `words` map text to text, `ms` are durations."""
@@ -38,7 +38,7 @@ def _column(doc: str, kind: Kind, **default: Any) -> Any:  # noqa: ANN401 - as d
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredImage:
-    """A picture in the store."""
+    """An image in the store."""
 
     path: str
     """Relative to the output, with forward slashes."""
@@ -56,8 +56,8 @@ class Row:
     job: str = _column("Name of the job that made this row.", "word")
     run: int = _column("Number of the submit that made this row, from 1.", "int32")
     attempt: int = _column("Which try of the task in that run, from 1.", "int32")
-    width: int | None = _column("Width in pixels, of the picture if there is one.", "int32")
-    height: int | None = _column("Height in pixels, of the picture if there is one.", "int32")
+    width: int | None = _column("Width in pixels, of the image if there is one.", "int32")
+    height: int | None = _column("Height in pixels, of the image if there is one.", "int32")
     dtype: str = _column("Number type the networks really used, if known.", "word")
     model_sha256: str | None = _column(
         "SHA-256 of the model's weights, hexadecimal.", "word", default=None
@@ -65,15 +65,15 @@ class Row:
     error_kind: str | None = _column("Kind of failure, see the reference.", "word", default=None)
     error_message: str | None = _column("What went wrong.", "word", default=None)
     image_path: str | None = _column(
-        "The picture's file, relative to the output.", "text", default=None
+        "The image's file, relative to the output.", "text", default=None
     )
     image_sha256: str | None = _column(
-        "SHA-256 of the picture's file, hexadecimal.", "text", default=None
+        "SHA-256 of the image's file, hexadecimal.", "text", default=None
     )
-    image_bytes: int | None = _column("Size of the picture's file.", "int64", default=None)
+    image_bytes: int | None = _column("Size of the image's file.", "int64", default=None)
     format: str | None = _column("`png`, `webp` or `jpeg`.", "word", default=None)
     batch_size: int | None = _column(
-        "Pictures that were rendered together with this one, itself included.",
+        "Images that were rendered together with this one, itself included.",
         "int32", default=None,
     )  # fmt: skip
     denoiser_evaluations: int | None = _column(
@@ -81,10 +81,10 @@ class Row:
         "int32", default=None,
     )  # fmt: skip
     render_ms: float | None = _column(
-        "This picture's share of the time its batch took, milliseconds.", "ms", default=None
+        "This image's share of the time its batch took, milliseconds.", "ms", default=None
     )
     encode_ms: float | None = _column(
-        "Time to encode and write the picture, milliseconds.", "ms", default=None
+        "Time to encode and write the image, milliseconds.", "ms", default=None
     )
     started_at: datetime = _column("When the task began, UTC.", "time")  # noqa: RUF009 - a field
     finished_at: datetime = _column("When the task ended, UTC.", "time")  # noqa: RUF009 - a field
@@ -97,7 +97,7 @@ class Row:
 
     @property
     def is_rendered(self) -> bool:
-        """Whether the row names a picture, or will once it is written."""
+        """Whether the row names an image, or will once it is written."""
         return self.status == "rendered"
 
 
@@ -126,7 +126,7 @@ def row_for(
 ) -> Row:
     """Return the row of one result.
 
-    A rendered result has its row twice: first without `image`, to be written into the picture, then
+    A rendered result has its row twice: first without `image`, to be written into the image, then
     with it, to be committed. Times are aware datetimes.
     """
     common: dict[str, Any] = {
@@ -175,7 +175,7 @@ def row_for(
 
 
 def with_image(row: Row, image: StoredImage) -> Row:
-    """Return `row` with the facts of its picture."""
+    """Return `row` with the facts of its image."""
     suffix = image.path.rpartition(".")[2]
     return dataclasses.replace(
         row,
@@ -187,7 +187,7 @@ def with_image(row: Row, image: StoredImage) -> Row:
 
 
 def to_record(row: Row) -> dict[str, Any]:
-    """Return `row` as plain JSON values, without what its picture cannot know of itself."""
+    """Return `row` as plain JSON values, without what its image cannot know of itself."""
     task = {name: getattr(row.task, name) for name in FIELDS}
     result: dict[str, Any] = {}
     for name in RESULT_FIELDS:

@@ -1,6 +1,6 @@
-"""The store: pictures and their catalog in one output, with no server and no lock.
+"""The store: images and their catalog in one output, with no server and no lock.
 
-The protocol is three steps: `put_image` each picture, then `commit` their rows, and only a commit
+The protocol is three steps: `put_image` each image, then `commit` their rows, and only a commit
 that returned counts. Any number of processes may do so at once; a second driver, a retry or a
 worker thought dead can add rows, never take any away. What is finished is asked of the rows, so
 nothing else has to survive a crash.
@@ -73,7 +73,7 @@ def _control(name: str) -> str:
 
 
 class Store:
-    """The pictures and the catalog of one output.
+    """The images and the catalog of one output.
 
     It holds no state but its place: pickle it, or open it again anywhere from `url`.
     """
@@ -180,7 +180,7 @@ class Store:
     def put_image(
         self, task: TaskSpec, data: bytes, *, suffix: str, file_name: str | None = None
     ) -> StoredImage:
-        """Write a picture under a name of its own and return its place; see `images.put_image`."""
+        """Write an image under a name of its own and return its place; see `images.put_image`."""
         return images.put_image(self._files, task, data, suffix=suffix, file_name=file_name)
 
     def commit(self, rows: Sequence[Row], *, run: int, chunk: str, attempt: int) -> str:
@@ -191,13 +191,13 @@ class Store:
         """
         assert rows, "a commit without rows"
         assert len({row.task_id for row in rows}) == len(rows), "a task twice in one part"
-        pictures = [row.image_path for row in rows if row.image_path is not None]
-        assert len(pictures) == sum(row.is_rendered for row in rows), "rendered without a picture"
+        paths = [row.image_path for row in rows if row.image_path is not None]
+        assert len(paths) == sum(row.is_rendered for row in rows), "rendered without an image"
         name = layout.part_file(
             job=rows[0].job, run=run, chunk=chunk, attempt=attempt, token=secrets.token_hex(6)
         )
         table = catalog.build_table(rows, chunk=chunk, part=name.rpartition("/")[2])
-        self._files.sync(layout.folders_above(pictures))
+        self._files.sync(layout.folders_above(paths))
         catalog.publish_part(self._files, name, catalog.encode_part(table))
         return name
 
@@ -242,7 +242,7 @@ class Store:
     def verify(
         self, *, quick: bool = False, progress: maintenance.Progress | None = None
     ) -> maintenance.VerifyReport:
-        """Prove that every rendered task has its picture; see `maintenance.verify`."""
+        """Prove that every rendered task has its image; see `maintenance.verify`."""
         return maintenance.verify(self._files, quick=quick, progress=progress)
 
     def compact(self) -> maintenance.CompactReport:
@@ -256,7 +256,7 @@ class Store:
         return maintenance.gc(self._files, grace_s=grace_s, dry_run=dry_run)
 
     def rebuild(self, *, progress: maintenance.Progress | None = None) -> maintenance.RebuildReport:
-        """Restore missing rows from the pictures; see `maintenance.rebuild`."""
+        """Restore missing rows from the images; see `maintenance.rebuild`."""
         return maintenance.rebuild(self._files, progress=progress)
 
     def _read(self, columns: Sequence[str]) -> catalog.Reading:

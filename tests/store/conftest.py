@@ -64,7 +64,7 @@ def folder_store(tmp_path: Path) -> Store:
 
 
 class Finish(Protocol):
-    """Does to some tasks what a worker does: pictures, then their rows."""
+    """Does to some tasks what a worker does: images, then their rows."""
 
     def __call__(
         self,
@@ -80,7 +80,7 @@ class Finish(Protocol):
 
 
 def render(task: TaskSpec) -> Rendered:
-    """Return a picture of noise that depends on the seed alone."""
+    """Return an image of noise that depends on the seed alone."""
     shape = (task.height or 16, task.width or 24, 3)
     return Rendered(
         task=task,

@@ -45,10 +45,8 @@ def test_committed_tasks_are_finished(
     assert found(again.finished().failed) == digests([failure.task])
 
 
-def test_a_picture_is_nothing_until_its_row_is_committed(
-    store: Store, tasks: list[TaskSpec]
-) -> None:
-    store.put_image(tasks[0], b"picture", suffix="png")
+def test_a_image_is_nothing_until_its_row_is_committed(store: Store, tasks: list[TaskSpec]) -> None:
+    store.put_image(tasks[0], b"image", suffix="png")
     assert found(store.finished().rendered) == []
     assert store.table().num_rows == 0
 
@@ -95,7 +93,7 @@ def test_what_one_chunk_committed_can_be_asked_for(
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
-def test_a_late_failure_never_hides_a_rendered_picture(
+def test_a_late_failure_never_hides_a_rendered_image(
     store: Store, finish: Any, tasks: list[TaskSpec], order: tuple[int, int]
 ) -> None:
     task = tasks[0]
@@ -111,7 +109,7 @@ def test_a_late_failure_never_hides_a_rendered_picture(
     assert store.table(["status"]).to_pylist() == [{"status": "rendered"}]
 
 
-def test_the_latest_attempt_wins_and_no_picture_is_replaced(
+def test_the_latest_attempt_wins_and_no_image_is_replaced(
     store: Store, finish: Any, tasks: list[TaskSpec]
 ) -> None:
     [first] = finish(store, tasks[:1], run=1, attempt=1)
@@ -133,7 +131,7 @@ def test_the_same_bytes_are_the_same_file(store: Store, tasks: list[TaskSpec]) -
 def test_tasks_with_equal_names_do_not_collide(store: Store, tasks: list[TaskSpec]) -> None:
     alike = [replace(tasks[0], guidance_scale=scale) for scale in (1.0, 2.0, 3.0)]
     paths = [
-        store.put_image(task, f"picture {index}".encode(), suffix="png", file_name="${prompt}").path
+        store.put_image(task, f"image {index}".encode(), suffix="png", file_name="${prompt}").path
         for index, task in enumerate(alike)
     ]
     assert len(set(paths)) == 3
@@ -187,11 +185,11 @@ def test_a_task_may_stand_only_once_in_a_part(store: Store, tasks: list[TaskSpec
         _commit(store, [failed, failed])
 
 
-def test_a_rendered_row_without_its_picture_is_never_committed(
+def test_a_rendered_row_without_its_image_is_never_committed(
     store: Store, finish: Any, tasks: list[TaskSpec]
 ) -> None:
     [row] = finish(store, tasks[:1])
-    with pytest.raises(AssertionError, match="without a picture"):
+    with pytest.raises(AssertionError, match="without an image"):
         store.commit([replace(row, image_path=None)], run=1, chunk="c", attempt=1)
 
 

@@ -8,7 +8,7 @@ Three machines of torment:
   middle of a write; after the stop nothing runs any more, not even the tidying of `finally`.
 - `PowerCut` forgets, as a disk may, all that was not fsynced: contents and directory entries.
 
-The invariants after each: a rendered row has its picture (`verify`), finished tasks stay finished,
+The invariants after each: a rendered row has its image (`verify`), finished tasks stay finished,
 and finishing the rest gives the catalog of an undisturbed run.
 """
 

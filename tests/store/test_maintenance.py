@@ -47,7 +47,7 @@ def rows(store: Store) -> list[dict[str, Any]]:
     return found
 
 
-def pictures(store: Store) -> list[Path]:
+def images(store: Store) -> list[Path]:
     return sorted(path for path in Path(store.url, "images").rglob("*") if path.is_file())
 
 
@@ -69,25 +69,25 @@ def test_a_whole_store_is_clean(full: Store) -> None:
     assert json.loads(json.dumps(report.to_json()))["clean"] is True
 
 
-def test_a_missing_picture_is_told(local: Store) -> None:
-    victim = pictures(local)[0]
+def test_a_missing_image_is_told(local: Store) -> None:
+    victim = images(local)[0]
     victim.unlink()
     for report in (local.verify(), local.verify(quick=True)):
         [problem] = report.problems
-        assert problem == f"{victim.relative_to(local.url).as_posix()}: the picture is missing"
+        assert problem == f"{victim.relative_to(local.url).as_posix()}: the image is missing"
         assert problem in str(report)
 
 
-def test_a_shorter_picture_is_told_even_quickly(local: Store) -> None:
-    victim = pictures(local)[0]
+def test_a_shorter_image_is_told_even_quickly(local: Store) -> None:
+    victim = images(local)[0]
     victim.write_bytes(victim.read_bytes()[:-1])
     [problem] = local.verify(quick=True).problems
     assert victim.name in problem
     assert "bytes, not" in problem
 
 
-def test_an_altered_picture_is_told_by_its_hash(local: Store) -> None:
-    victim = pictures(local)[0]
+def test_an_altered_image_is_told_by_its_hash(local: Store) -> None:
+    victim = images(local)[0]
     victim.write_bytes(victim.read_bytes()[:-1] + b"?")
     assert local.verify(quick=True).clean
     [problem] = local.verify().problems
@@ -241,7 +241,7 @@ def test_gc_deletes_what_nothing_names_and_nothing_else(full: Store) -> None:
     assert full.verify().orphans  # nothing happened yet
     report = full.gc(grace_s=0)
     assert replace(report, dry_run=True) == dry
-    assert (len(report.parts), len(report.images)) == (3, 2)  # the orphan, and the picture of a row
+    assert (len(report.parts), len(report.images)) == (3, 2)  # the orphan, and the image of a row
     assert report.bytes > 0  # that did not win and went with its part
     assert rows(full) == before
     assert full.verify().clean
@@ -271,31 +271,31 @@ def test_the_grace_of_a_part_begins_when_it_retires(local: Store) -> None:
     assert local.gc().parts == ()
 
 
-def test_a_picture_named_only_by_a_retired_part_stays_as_long_as_the_part(
+def test_a_image_named_only_by_a_retired_part_stays_as_long_as_the_part(
     local: Store, finish: Any, tasks: list[TaskSpec]
 ) -> None:
     finish(local, tasks, run=2)
     local.compact()
-    for path in pictures(local):
+    for path in images(local):
         age(path, WEEK + 60)
     assert local.gc().images == ()
 
 
 def test_an_orphan_that_is_written_again_is_young_again(local: Store) -> None:
     task = TaskSpec(seed=77)
-    orphan = local.put_image(task, b"picture", suffix="png")
+    orphan = local.put_image(task, b"image", suffix="png")
     age(Path(local.url, orphan.path), WEEK + 60)
-    assert local.put_image(task, b"picture", suffix="png") == orphan
+    assert local.put_image(task, b"image", suffix="png") == orphan
     assert local.gc().images == ()
 
 
-def test_gc_deletes_no_picture_while_a_part_is_unreadable(local: Store) -> None:
+def test_gc_deletes_no_image_while_a_part_is_unreadable(local: Store) -> None:
     next(Path(local.url, "catalog").glob("quick-start-*")).write_bytes(b"broken")
-    before = pictures(local)
+    before = images(local)
     report = local.gc(grace_s=0)
     assert report.images == ()
-    assert any("no picture was deleted" in text for text in report.warnings)
-    assert pictures(local) == before
+    assert any("no image was deleted" in text for text in report.warnings)
+    assert images(local) == before
 
 
 def test_gc_leaves_files_that_the_farm_did_not_write(local: Store) -> None:
@@ -312,7 +312,7 @@ NOT_IN_PICTURES = {"chunk", "part", "encode_ms"}
 
 
 @pytest.mark.parametrize("kind", ["png", "webp", "jpeg"])
-def test_rows_come_back_from_the_pictures_alone(
+def test_rows_come_back_from_the_images_alone(
     store: Store, finish: Any, tasks: list[TaskSpec], kind: Any
 ) -> None:
     finish(store, tasks, settings=ImageSettings(format=kind))
@@ -346,7 +346,7 @@ def test_rebuild_replaces_a_damaged_part(local: Store) -> None:
     assert len(pd.read_parquet(victim.parent)) == 6
 
 
-def test_a_failed_task_whose_picture_exists_is_rendered_again(local: Store, finish: Any) -> None:
+def test_a_failed_task_whose_image_exists_is_rendered_again(local: Store, finish: Any) -> None:
     task = TaskSpec(seed=50)
     [row] = finish(local, [task])
     wipe(open_files(local.url))
@@ -356,20 +356,20 @@ def test_a_failed_task_whose_picture_exists_is_rendered_again(local: Store, fini
     assert [entry["status"] for entry in found] == ["rendered"]
 
 
-def test_pictures_that_cannot_be_trusted_are_named(local: Store) -> None:
-    altered = pictures(local)[0]
+def test_images_that_cannot_be_trusted_are_named(local: Store) -> None:
+    altered = images(local)[0]
     altered.write_bytes(altered.read_bytes() + b"?")
     mine = Path(local.url, "images", "holiday.png")
     mine.write_bytes(b"mine")
-    plain = local.put_image(TaskSpec(), b"not a picture", suffix="png")
+    plain = local.put_image(TaskSpec(), b"not an image", suffix="png")
     wipe(open_files(local.url))
     report = local.rebuild()
     assert report.restored == 5
     assert len(report.warnings) == 3
     told = "\n".join(report.warnings)
     assert "its SHA-256 differs" in told
-    assert "not a picture of the farm's" in told
-    assert f"{plain.path}: no readable picture" in told
+    assert "not an image of the farm's" in told
+    assert f"{plain.path}: no readable image" in told
 
 
 def test_reports_are_sentences_and_json(full: Store) -> None:

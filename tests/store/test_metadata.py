@@ -1,4 +1,4 @@
-"""What a picture says about itself is read back by us, by others, and whatever the prompt."""
+"""What an image says about itself is read back by us, by others, and whatever the prompt."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def image_of(data: bytes, suffix: str) -> StoredImage:
 @pytest.mark.parametrize("kind", FORMATS)
 @pytest.mark.parametrize("quality", [None, 80])
 @pytest.mark.parametrize("prompt", NASTY)
-def test_a_picture_gives_its_row_back(
+def test_a_image_gives_its_row_back(
     kind: Literal["png", "webp", "jpeg"], quality: int | None, prompt: str
 ) -> None:
     chosen = ImageSettings(format=kind, quality=quality)
@@ -101,15 +101,15 @@ def test_every_task_field_travels_in_the_record() -> None:
 def test_lossless_formats_keep_every_pixel() -> None:
     for kind in ("png", "webp"):
         data = encode_image(PIXELS, ImageSettings(format=kind), row_of(TaskSpec()))
-        with Image.open(io.BytesIO(data)) as picture:
-            assert picture.mode == "RGB"
-            assert (np.asarray(picture) == PIXELS).all()
+        with Image.open(io.BytesIO(data)) as image:
+            assert image.mode == "RGB"
+            assert (np.asarray(image) == PIXELS).all()
 
 
 def test_jpeg_keeps_its_colours_at_full_size() -> None:
     data = encode_image(PIXELS, ImageSettings(format="jpeg"), row_of(TaskSpec()))
-    with Image.open(io.BytesIO(data)) as picture:
-        sampling = [(horizontal, vertical) for _, horizontal, vertical, _ in picture.layer]  # type: ignore[attr-defined]  # of JPEG only
+    with Image.open(io.BytesIO(data)) as image:
+        sampling = [(horizontal, vertical) for _, horizontal, vertical, _ in image.layer]  # type: ignore[attr-defined]  # of JPEG only
     assert set(sampling) == {(1, 1)}
 
 
@@ -133,9 +133,9 @@ def test_a_jpeg_leaves_out_what_its_segments_cannot_hold() -> None:
     assert found == {"digital_source_type": "trainedAlgorithmicMedia"}
 
 
-@pytest.mark.parametrize("data", [b"", b"not a picture", b"\x89PNG\r\n\x1a\n1234"])
-def test_what_is_no_picture_is_refused(data: bytes) -> None:
-    with pytest.raises(ValueError, match="no readable picture"):
+@pytest.mark.parametrize("data", [b"", b"not an image", b"\x89PNG\r\n\x1a\n1234"])
+def test_what_is_no_image_is_refused(data: bytes) -> None:
+    with pytest.raises(ValueError, match="no readable image"):
         read_metadata(data)
 
 
@@ -197,7 +197,7 @@ def test_an_independent_reader_finds_the_settings(
         prompt=prompt, negative_prompt="blurry, dark", sampler="euler_a", sigma_schedule="normal",
         num_inference_steps=25, guidance_scale=6.5, seed=2**40,
     )  # fmt: skip
-    path = tmp_path / f"picture.{kind}"
+    path = tmp_path / f"image.{kind}"
     path.write_bytes(encode_image(PIXELS, ImageSettings(format=kind), row_of(task)))
     read = ParserManager().parse(path)
     assert read is not None

@@ -1,4 +1,4 @@
-"""Names of pictures are legal everywhere, stay below images/, and are the same every time."""
+"""Names of images are legal everywhere, stay below images/, and are the same every time."""
 
 from __future__ import annotations
 
