@@ -287,6 +287,17 @@ def _hub_error(reference: str, error: BaseException, *, command: str) -> ModelEr
             f"the hub has no model '{reference}', or it is private",
             hint="check the spelling; `hf auth login` for a private model",
         )
+    if isinstance(error, ValueError):  # a variant that is not there, an id that cannot be one
+        return ModelError(
+            f"model '{reference}' cannot be fetched: {_first_line(error)}",
+            hint="check the spelling; leave out #variant for the plain weights",
+        )
+    if "safetensors" in str(error):
+        return ModelError(
+            f"model '{reference}' is published as pickles only, and loading a pickle runs the "
+            "code inside it",
+            hint="look for a revision with .safetensors files, such as refs/pr/1",
+        )
     return ModelError(
         f"model '{reference}' is not in the cache, and the hub cannot be asked: "
         f"{_first_line(error)}",

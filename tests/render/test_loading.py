@@ -136,6 +136,23 @@ def test_what_the_hub_refuses_is_told_apart(
     assert hint in str(error.hint)
 
 
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (ValueError("no such modeling files for variant=fp16"), "variant=fp16"),
+        (OSError("Could not find the necessary `safetensors` weights"), "pickles only"),
+    ],
+)
+def test_a_repository_without_the_right_weights_says_so(
+    error: Exception, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def download(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("diffusers.DiffusionPipeline.download", download)
+    assert message in refusal_of("owner/name#fp16").message
+
+
 @pytest.fixture
 def broken(tiny_sd: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(tiny_sd, tmp_path / "broken"))
