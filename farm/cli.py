@@ -179,7 +179,7 @@ def submit(
         summary.print_report(report, job_file=job)
     if report.interrupted:
         raise typer.Exit(ExitCode.INTERRUPTED)
-    if report.failed:
+    if report.failed or report.failed_before:
         raise typer.Exit(ExitCode.FAILED_TASKS)
 
 

@@ -69,6 +69,8 @@ class Plan:
     """Tasks with an image in the output."""
     failed: int
     """Tasks without an image that failed in an earlier run."""
+    failed_standing: int
+    """Of these, the ones that a submit would not try again."""
     pixels: int | None
     """Pixels of all images to render; None if a task leaves its size to the model."""
     axes: Mapping[str, int]
@@ -110,6 +112,7 @@ class Plan:
             "unique_tasks": self.unique_tasks,
             "done": self.done,
             "failed": self.failed,
+            "failed_standing": self.failed_standing,
             "to_render": self.to_render,
             "denoiser_evaluations": self.denoiser_evaluations,
             "model_loads": self.model_loads,
@@ -206,6 +209,7 @@ def plan(
         unique_tasks=int(np.count_nonzero(first)),
         done=int(np.count_nonzero(done)),
         failed=int(np.count_nonzero(broken)),
+        failed_standing=int(np.count_nonzero(broken & ~pending)),
         pixels=pixels,
         axes={name.removeprefix(VAR_PREFIX): len(labels) for name, labels in space.axes.items()},
         pipelines=pipelines,

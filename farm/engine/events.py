@@ -39,8 +39,10 @@ class RunReport:
     """Rendered and committed by this run."""
     failed: int
     """Given up by this run, each with a failed row."""
+    failed_before: int
+    """Failed in an earlier run and not tried again by this one."""
     skipped: int
-    """Not tried, because the output already had their rows or a limit was set."""
+    """Not tried, because the output already has their images or a limit was set."""
     unfinished: int
     """Left to do because the run was interrupted."""
     seconds: float

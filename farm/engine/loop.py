@@ -115,7 +115,7 @@ def run(
     yield events.RunStarted(
         tasks=plan.unique_tasks,
         done=plan.done,
-        failed_before=plan.failed,
+        failed_before=plan.failed_standing,
         to_render=plan.to_render,
         executor=executor.name,
         workers=executor.size,
@@ -147,7 +147,8 @@ def run(
         report=RunReport(
             rendered=tally.rendered,
             failed=sum(tally.failures.values()),
-            skipped=plan.unique_tasks - plan.to_render,
+            failed_before=plan.failed_standing,
+            skipped=plan.unique_tasks - plan.failed_standing - plan.to_render,
             unfinished=plan.to_render - tally.rendered - sum(tally.failures.values()),
             seconds=seconds,
             images_per_second=tally.rendered / seconds if seconds else 0.0,

@@ -235,12 +235,15 @@ def report_view(report: RunReport, *, job_file: str, messages: Mapping[str, str]
 
 
 def _outcome(report: RunReport) -> Text:
-    if not (report.rendered or report.failed or report.unfinished):
-        return Text(f"nothing to render: {count(report.skipped, 'task')} skipped", style="bold")
-    style = "bold yellow" if report.interrupted else "bold red" if report.failed else "bold green"
+    bad = report.failed or report.failed_before
+    style = "bold yellow" if report.interrupted else "bold red" if bad else "bold green"
     parts = [f"{report.rendered:,} rendered"]
+    if not (report.rendered or report.failed or report.unfinished):
+        parts = ["nothing to render"]
     if report.failed:
         parts.append(f"{report.failed:,} failed")
+    if report.failed_before:
+        parts.append(f"{report.failed_before:,} failed before")
     if report.skipped:
         parts.append(f"{report.skipped:,} skipped")
     if report.unfinished:
@@ -276,7 +279,7 @@ def _next_commands(report: RunReport, job_file: str) -> Sequence[str]:
     commands = []
     if report.interrupted or report.unfinished:
         commands.append(f"farm submit {job}")
-    if report.failed:
+    if report.failed or report.failed_before:
         question = f"{output} --where \"status = 'failed'\" --columns prompt,seed,error_message"
         commands.append(f"farm query {question}")
         commands.append(f"farm submit {job} --retry-failed")

@@ -84,6 +84,7 @@ def finished(rendered: int, failed: int = 0) -> events.RunFinished:
         report=events.RunReport(
             rendered=rendered,
             failed=failed,
+            failed_before=0,
             skipped=0,
             unfinished=0,
             seconds=10.0,

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from farm.errors import InputError, OutputError
 from farm.store import Store
 from farm.task import TaskSpec
-from farm.view.query import catalog, query, render_table, shorten, widen
+from farm.view.query import ask, catalog, query, render_table, shorten, widen
 
 MakeTask = Callable[..., TaskSpec]
 MakeOutput = Callable[..., str]
@@ -243,6 +243,52 @@ def test_an_unknown_column_gets_a_hint_and_the_list(output: str, sql: str, hint:
 def test_where_is_an_expression_and_nothing_else(output: str) -> None:
     with pytest.raises(InputError):
         query(output, where="1 = 1); drop view every_row; --")
+
+
+@pytest.mark.parametrize(
+    ("sql", "where", "expected"),
+    [
+        (
+            "select sampler, avg(render_ms) from catalog group by all",
+            None,
+            ["sampler", "render_ms"],
+        ),
+        ("select sampler from catalog", "var_subject = 'sword'", ["sampler", "vars"]),
+        ('select "var_subject" from catalog', None, ["vars"]),
+        ("select image_file from catalog", None, ["image_path"]),
+        ("with q as (select * from catalog) select max(seed) from q", None, ["seed"]),
+        ("select * from catalog", None, None),
+        ("describe catalog", None, None),
+        ("summarize catalog", None, None),
+        ("select c from catalog c", None, None),
+        ("select a.seed from catalog a natural join catalog b", None, None),
+    ],
+)
+def test_a_question_reads_only_the_columns_it_needs(
+    output: str,
+    monkeypatch: pytest.MonkeyPatch,
+    sql: str,
+    where: str | None,
+    expected: list[str] | None,
+) -> None:
+    """And the answer is that of the whole catalog."""
+    read: list[list[str] | None] = []
+    table = Store.table
+
+    def spy(store: Store, columns: list[str] | None = None) -> Any:
+        read.append(columns)
+        return table(store, columns)
+
+    whole = ask(catalog(output).table, sql, where=where)
+    monkeypatch.setattr(Store, "table", spy)
+    answer = query(output, sql, where=where)
+    assert sorted(map(str, answer.to_pylist())) == sorted(map(str, whole.to_pylist()))
+    names = Store.open(output).table().column_names
+    if expected is None:
+        assert read[0] is None or len(read[0]) >= len(names) - 1
+    else:
+        assert read[0] is not None
+        assert set(read[0]) == set(expected)
 
 
 def test_columns_and_sql_together_are_refused(output: str) -> None:

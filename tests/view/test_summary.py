@@ -146,6 +146,7 @@ def report(**facts: object) -> RunReport:
     plain = RunReport(
         rendered=10,
         failed=0,
+        failed_before=0,
         skipped=0,
         unfinished=0,
         seconds=65.0,
@@ -218,7 +219,7 @@ def test_an_interrupted_run_says_how_to_go_on() -> None:
 
 def test_a_run_with_nothing_to_do_says_so() -> None:
     text = told(rendered=0, skipped=8, denoiser_evaluations=0, images_per_second=0.0)
-    assert "nothing to render: 8 tasks skipped" in text
+    assert "nothing to render, 8 skipped" in text
 
 
 def test_the_example_of_a_kind_is_its_commonest_message(
