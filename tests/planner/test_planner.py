@@ -231,6 +231,7 @@ def test_json_says_what_a_submit_would_do() -> None:
         "unique_tasks": 4,
         "done": 0,
         "failed": 0,
+        "failed_standing": 0,
         "to_render": 4,
         "denoiser_evaluations": 4 * 2 * 30,
         "model_loads": 2,
