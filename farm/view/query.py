@@ -20,7 +20,8 @@ import re
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,7 @@ from rich.cells import cell_len, set_cell_size
 from farm.errors import InputError, suggest
 from farm.manifest.job import VAR_PREFIX
 from farm.store import Store
+from farm.store.catalog import SCHEMA
 from farm.store.row import RESULT_FIELDS
 from farm.task import ALIASES, FIELDS
 
@@ -85,17 +87,33 @@ def catalog(output: str) -> Catalog:
     return read_catalog(Store.open(output))
 
 
-def read_catalog(store: Store) -> Catalog:
-    """Read the catalog of an open store; files in it that are no use are named in the log."""
-    table = store.table()
+def read_catalog(store: Store, *, columns: Iterable[str] | None = None) -> Catalog:
+    """Read the catalog of an open store, or only some of its columns.
+
+    Files in it that are no use are named in the log.
+    """
+    stored = None if columns is None else _stored(columns)
+    table = store.table(stored)
     for warning in store.warnings:
         _LOG.warning("left out of the catalog: %s", warning)
-    if _IMAGE_PATH in table.column_names:
-        place = table.column_names.index(_IMAGE_PATH) + 1
-        prefix = pa.scalar(store.url.rstrip("/") + "/")
-        files = pc.binary_join_element_wise(prefix, table[_IMAGE_PATH].cast(pa.string()), "")
-        table = table.add_column(place, _IMAGE_FILE, files)
-    return Catalog(url=store.url, table=widen(table))
+    return Catalog(url=store.url, table=widen(_locate_images(table, store.url)))
+
+
+def _stored(columns: Iterable[str]) -> list[str]:
+    """Return the columns of the store that these columns of the catalog are made of."""
+    sources = {_VARS if name.startswith(VAR_PREFIX) else name for name in columns}
+    if _IMAGE_FILE in sources:
+        sources.add(_IMAGE_PATH)
+    return [name for name in SCHEMA.names if name in sources]
+
+
+def _locate_images(table: pa.Table, url: str) -> pa.Table:
+    """Return `table` with the place of every image after its path."""
+    if _IMAGE_PATH not in table.column_names:
+        return table
+    paths = table[_IMAGE_PATH].cast(pa.string())
+    files = pc.binary_join_element_wise(pa.scalar(url.rstrip("/") + "/"), paths, "")
+    return table.add_column(table.column_names.index(_IMAGE_PATH) + 1, _IMAGE_FILE, files)
 
 
 def widen(table: pa.Table) -> pa.Table:
@@ -144,42 +162,95 @@ def query(
         OutputError: there is no readable output at `output`.
         InputError: the SQL is not a question, or DuckDB cannot answer it.
     """
-    return ask(catalog(output).table, sql, where=where, columns=columns, limit=limit)
+    store = Store.open(output)
+    question = _Question(sql=sql, where=where, columns=tuple(columns or ()), limit=limit)
+    if needed := question.reads():
+        # Most questions need a few of some forty columns. Should this one be wrong after all, the
+        # whole catalog is asked, for an error that knows all columns.
+        with suppress(InputError):
+            return question.answer(read_catalog(store, columns=needed).table)
+    return question.answer(read_catalog(store).table)
 
 
-def ask(
-    table: pa.Table,
-    sql: str | None = None,
-    *,
-    where: str | None = None,
-    columns: Sequence[str] | None = None,
-    limit: int | None = None,
-) -> pa.Table:
-    """Answer a question, as `query` does, about a table at hand."""
-    names = [resolve_column(name, table.column_names) for name in columns or ()]
-    if sql is None:
-        listed = ", ".join(_quote(name) for name in names) or "*"
-        sql = f"SELECT {listed} FROM {TABLE}"  # noqa: S608 - quoted names; see _connect
-    elif names:
-        raise InputError(
-            "columns are named either in the SQL or apart from it, not both",
-            hint="put them after SELECT",
-        )
-    import duckdb
+def ask(table: pa.Table, sql: str | None = None, *, where: str | None = None) -> pa.Table:
+    """Answer a question, as `query` does, about a table at hand.
 
-    with _connect() as connection:
-        try:
-            connection.register("every_row", table)
-            # The line break keeps a comment at the end of `where` from swallowing the parenthesis.
-            kept = f"WHERE ({where}\n)" if where and where.strip() else ""
-            view = f"CREATE VIEW {TABLE} AS SELECT * FROM every_row {kept}"  # noqa: S608 - same
-            _require_one(connection, view)
-            connection.execute(view)
-            _require_question(connection, sql)
+    Raises:
+        InputError: the SQL is not a question, or DuckDB cannot answer it.
+    """
+    return _Question(sql=sql, where=where).answer(table)
+
+
+_VARIABLE = re.compile(rf'"({VAR_PREFIX}[^"]+)"|\b({VAR_PREFIX}\w+)')
+_COLUMNS = re.compile(r"\bcolumns\s*\(", re.IGNORECASE)
+"""DuckDB's way to choose columns by a pattern, which no other column can stand in for."""
+_ANY_VARIABLE = f"{VAR_PREFIX}\N{ASTERISK}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Question:
+    """What is asked of a catalog; see `query`."""
+
+    sql: str | None = None
+    where: str | None = None
+    columns: tuple[str, ...] = ()
+    limit: int | None = None
+
+    def answer(self, table: pa.Table) -> pa.Table:
+        """Return the answer about this table."""
+        with self._posed(table) as (connection, sql):
             answer = connection.sql(sql).to_arrow_table()
-        except duckdb.Error as error:
-            raise _explain(error, table.column_names) from None
-    return answer if limit is None else answer.slice(0, limit)
+        return answer if self.limit is None else answer.slice(0, self.limit)
+
+    def reads(self) -> tuple[str, ...]:
+        """Return the columns that are enough to answer; none if that is not known beforehand.
+
+        DuckDB's optimiser knows: it plans the question over a table without rows, and its plan
+        names the columns to scan. What the plan only mentions counts as well. Which variables a
+        catalog has is not known, so a question that ranges over columns (`*`) reads everything; a
+        variable that nobody else can have meant gives it away.
+        """
+        text = f"{self.sql or ''} {self.where or ''}"
+        if _COLUMNS.search(text):
+            return ()
+        variables = {quoted or bare for quoted, bare in _VARIABLE.findall(text)}
+        variables |= {VAR_PREFIX + name.removeprefix(VAR_PREFIX) for name in self.columns}
+        empty = _locate_images(SCHEMA.empty_table(), "").drop_columns([_VARS])
+        for name in (*sorted(variables), _ANY_VARIABLE):
+            empty = empty.append_column(name, pa.array([], pa.string()))
+        try:
+            with self._posed(empty) as (connection, sql):
+                [[_, plan]] = connection.execute(f"EXPLAIN (FORMAT JSON) {sql}").fetchall()
+        except (InputError, ValueError):
+            return ()
+        needed = tuple(name for name in empty.column_names if name in plan)
+        return () if _ANY_VARIABLE in needed else needed
+
+    @contextmanager
+    def _posed(self, table: pa.Table) -> Iterator[tuple[duckdb.DuckDBPyConnection, str]]:
+        """Give a database in which the question can be asked, and its SQL."""
+        import duckdb
+
+        names = [resolve_column(name, table.column_names) for name in self.columns]
+        if self.sql is not None and names:
+            raise InputError(
+                "columns are named either in the SQL or apart from it, not both",
+                hint="put them after SELECT",
+            )
+        listed = ", ".join(_quote(name) for name in names) or "*"
+        sql = f"SELECT {listed} FROM {TABLE}" if self.sql is None else self.sql  # noqa: S608 - see _connect
+        # The line break keeps a comment at the end of `where` from swallowing the parenthesis.
+        kept = f"WHERE ({self.where}\n)" if self.where and self.where.strip() else ""
+        view = f"CREATE VIEW {TABLE} AS SELECT * FROM every_row {kept}"  # noqa: S608 - see _connect
+        with _connect() as connection:
+            try:
+                connection.register("every_row", table)
+                _require_one(connection, view)
+                connection.execute(view)
+                _require_question(connection, sql)
+                yield connection, sql
+            except duckdb.Error as error:
+                raise _explain(error, table.column_names) from None
 
 
 def resolve_column(name: str, known: Sequence[str]) -> str:

@@ -258,6 +258,8 @@ def test_where_is_an_expression_and_nothing_else(output: str) -> None:
         ("select image_file from catalog", None, ["image_path"]),
         ("with q as (select * from catalog) select max(seed) from q", None, ["seed"]),
         ("select * from catalog", None, None),
+        ("select * exclude (seed) from catalog", None, None),
+        ("select columns('var_.*|prompt') from catalog", None, None),
         ("describe catalog", None, None),
         ("summarize catalog", None, None),
         ("select c from catalog c", None, None),
