@@ -14,6 +14,13 @@ settings.register_profile("farm", deadline=None)
 settings.load_profile("farm")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the tests that need Ray in one process, where they share one cluster."""
+    for item in items:
+        if item.get_closest_marker("cluster"):
+            item.add_marker(pytest.mark.xdist_group("ray"))
+
+
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     """Connect this process to a Ray of its own: two CPUs, no dashboard, nothing said."""

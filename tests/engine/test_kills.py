@@ -72,9 +72,11 @@ def test_a_task_that_kills_its_worker_every_time_becomes_a_failed_row(
     report = finish(iter(events))
     assert (report.rendered, report.failures) == (6, {FailureKind.WORKER_DIED: 1})
     assert sum(isinstance(event, WorkerLost) for event in events) == 3
-    assert finish(play(job, _two_workers())).skipped == 7
+    report = finish(play(job, _two_workers()))
+    assert (report.skipped, report.failed_before) == (6, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.cluster
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_model_that_kills_whoever_loads_it_is_given_up(tmp_path: Path, model: Path) -> None:
@@ -85,6 +87,7 @@ def test_a_model_that_kills_whoever_loads_it_is_given_up(tmp_path: Path, model: 
     assert loads(deadly) <= 8
 
 
+@pytest.mark.slow
 @pytest.mark.cluster
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_run_ends_when_workers_only_ever_die(tmp_path: Path, model: Path) -> None:
@@ -97,7 +100,9 @@ def test_a_run_ends_when_workers_only_ever_die(tmp_path: Path, model: Path) -> N
 # --- whole drivers ------------------------------------------------------------------------------
 
 
-@pytest.fixture(params=["inline", pytest.param("ray", marks=pytest.mark.cluster)])
+@pytest.fixture(
+    params=["inline", pytest.param("ray", marks=[pytest.mark.cluster, pytest.mark.slow])]
+)
 def start_driver(
     request: pytest.FixtureRequest, tmp_path: Path, model: Path
 ) -> Iterator[Callable[..., subprocess.Popen[str]]]:

@@ -385,7 +385,7 @@ def _run(world: World, tasks: Sequence[TaskSpec], *, size: int) -> Iterator[engi
     plan = SimpleNamespace(
         unique_tasks=len(tasks),
         done=len(tasks) - len(left),
-        failed=0,
+        failed_standing=0,
         to_render=len(left),
         backlog=lambda: _Backlog(left),
     )

@@ -1,0 +1,150 @@
+"""What the loop promises beside rendering: when it starts, when it ends, and who may share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+from farm import grid
+from farm.engine import Stop
+from farm.engine.chunks import Chunk, Message, WorkerSetup, WorkerUp
+from farm.engine.decide import History
+from farm.engine.events import ChunkDone, ChunkStarted, Notice, RunFinished, RunStarted
+from farm.engine.inline import InlineExecutor
+from farm.engine.journal import Journal
+from farm.store import Store
+from farm.task import FailureKind, task_digest
+from tests.engine.fault_renderers import begun
+from tests.engine.scenes import content, finish, make_job, play
+
+
+class Unstartable:
+    """An executor that must not be started."""
+
+    name = "unstartable"
+    size = 1
+
+    def start(self, setup: WorkerSetup) -> NoReturn:
+        raise AssertionError(f"started for {setup.job.name}")
+
+    def lease(self, worker: str, chunk: Chunk) -> None: ...
+
+    def wait(self, timeout_s: float) -> Sequence[Message]:  # noqa: ARG002 - as Executor.wait
+        return []
+
+    def replace(self, worker: str) -> None: ...
+
+    def ask_to_stop(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Silent(Unstartable):
+    """An executor whose only worker never answers."""
+
+    closed = False
+    _greeted = False
+
+    def start(self, setup: WorkerSetup) -> None:  # type: ignore[override]
+        assert setup.run
+
+    def wait(self, timeout_s: float) -> Sequence[Message]:
+        if self._greeted:
+            return super().wait(timeout_s)
+        self._greeted = True
+        return [WorkerUp(worker="w", node="n", device="d")]
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return tmp_path / "model"
+
+
+def test_with_nothing_to_do_no_worker_is_started_and_no_run_is_claimed(
+    tmp_path: Path, model: Path
+) -> None:
+    job = make_job(tmp_path / "out", prompts=("fine",), models=[model])
+    finish(play(job, InlineExecutor()))
+    events = list(play(job, Unstartable()))
+    assert [type(event) for event in events] == [RunStarted, RunFinished]
+    assert Store.open(job.output).begin_run() == 2
+
+
+def test_a_second_stop_request_ends_the_run_at_once(tmp_path: Path, model: Path) -> None:
+    job = make_job(tmp_path / "out", prompts=("fine",), models=[model])
+    stop, executor = Stop(), Silent()
+    for event in play(job, executor, stop=stop):
+        if isinstance(event, ChunkStarted):
+            stop.request()
+        if isinstance(event, Notice):
+            stop.request()
+        last = event
+    assert isinstance(last, RunFinished)
+    assert (last.report.interrupted, last.report.unfinished) == (True, 1)
+    assert executor.closed
+
+
+def test_whoever_stops_reading_ends_the_run_and_keeps_what_is_committed(
+    tmp_path: Path, model: Path
+) -> None:
+    job = make_job(tmp_path / "out", prompts=("fine",), models=[model], seeds=range(60))
+    events = play(job, InlineExecutor())
+    for event in events:
+        if isinstance(event, ChunkDone):
+            break
+    events.close()  # type: ignore[attr-defined]
+    kept = len(content(job))
+    assert 0 < kept < 60
+    report = finish(play(job, InlineExecutor()))
+    assert (report.skipped, report.rendered) == (kept, 60 - kept)
+
+
+def test_two_drivers_at_once_waste_work_and_nothing_else(tmp_path: Path, model: Path) -> None:
+    job = make_job(tmp_path / "out", prompts=("fine", "refuse"), models=[model], seeds=range(20))
+    streams = [play(job, InlineExecutor()) for _ in range(2)]
+    reports = []
+    while streams:
+        for stream in tuple(streams):
+            event = next(stream, None)
+            if event is None:
+                streams.remove(stream)
+            elif isinstance(event, RunFinished):
+                reports.append(event.report)
+    assert [report.rendered for report in reports] == [20, 20]
+    rows = content(job)
+    assert len(rows) == 40
+    assert sum(row["status"] == "rendered" for row in rows) == 20
+
+
+def test_a_failed_row_stays_until_it_is_to_be_tried_again(tmp_path: Path, model: Path) -> None:
+    job = make_job(tmp_path / "out", prompts=("fine", "black 3 then fine"), models=[model])
+    assert finish(play(job, InlineExecutor())).failures == {FailureKind.BAD_OUTPUT: 1}
+    report = finish(play(job, InlineExecutor()))
+    assert (report.rendered, report.skipped, report.failed_before) == (0, 1, 1)
+    report = finish(play(job, InlineExecutor(), retry_failed=True))
+    assert (report.rendered, report.skipped, report.failed_before) == (1, 1, 0)
+    assert {row["status"] for row in content(job)} == {"rendered"}
+
+
+def test_a_task_that_killed_enough_runs_is_given_up_without_another_try(
+    tmp_path: Path, model: Path
+) -> None:
+    job = make_job(tmp_path / "out", prompts=("fine", "die 99"), models=[model])
+    store = Store.open(job.output, create=True)
+    [task] = [task for task in grid.expand(job) if task.prompt == "die 99"]
+    for run in range(1, 4):
+        journal = Journal(store.control, run=store.begin_run())
+        crashes = max(journal.left_behind().values(), default=0)
+        assert crashes == run - 1
+        history = History(crashes=crashes, alone=True)
+        journal.note("c00001", digests=[task_digest(task)], history=history)
+    report = finish(play(job, InlineExecutor()))
+    assert (report.rendered, report.failures) == (1, {FailureKind.WORKER_DIED: 1})
+    assert len(begun(model)) == 1
+    assert store.control.names("leases/") == []

@@ -1,0 +1,182 @@
+"""What one worker does with a chunk."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from farm.engine.chunks import Chunk, ChunkOutcome, WorkerSetup
+from farm.engine.decide import History, Policy
+from farm.engine.worker import Worker
+from farm.store import Store
+from farm.task import TaskSpec, pipeline_key, task_id
+from tests.engine.fault_renderers import BATCHING_FACTORY, begun, loads
+from tests.engine.scenes import make_job
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    return tmp_path / "model"
+
+
+@pytest.fixture
+def setup(tmp_path: Path, model: Path) -> WorkerSetup:
+    job = make_job(tmp_path / "out", prompts=("fine",), models=[model])
+    store = Store.open(job.output, create=True)
+    return WorkerSetup(
+        store_url=store.url,
+        job=job,
+        run=store.begin_run(),
+        policy=Policy(),
+        factory=BATCHING_FACTORY,
+    )
+
+
+@pytest.fixture
+def worker(setup: WorkerSetup) -> Iterator[Worker]:
+    worker = Worker(setup, name="w1", node="here")
+    yield worker
+    worker.close()
+
+
+def _chunk(
+    name: str, model: Path, *prompts: str, seed: int = 0, history: History | None = None
+) -> Chunk:
+    tasks = tuple(
+        TaskSpec(
+            backend="pattern", model=str(model), prompt=prompt, seed=seed + i, width=8, height=8
+        )
+        for i, prompt in enumerate(prompts)
+    )
+    return Chunk(id=name, key=pipeline_key(tasks[0]), tasks=tasks, history=history or History())
+
+
+def _outcomes(worker: Worker, count: int) -> dict[str, ChunkOutcome]:
+    """Let the worker work until it has answered `count` chunks."""
+    for _ in worker.work():
+        pass
+    found: dict[str, ChunkOutcome] = {}
+    while len(found) < count:
+        found |= {outcome.chunk: outcome for outcome in worker.report(10).outcomes}
+    return found
+
+
+def test_one_stream_runs_on_across_chunks_of_one_pipeline(
+    worker: Worker, model: Path, setup: WorkerSetup
+) -> None:
+    for number in range(3):
+        worker.lease(_chunk(f"c{number}", model, *["fine"] * 3, seed=10 * number))
+    outcomes = _outcomes(worker, 3)
+    assert [outcome.rendered for outcome in outcomes.values()] == [3, 3, 3]
+    assert loads(model) == 1
+    # Batches of four went across chunks of three.
+    sizes = Store.open(setup.store_url).table(["batch_size"])["batch_size"].to_pylist()
+    assert sorted(sizes) == [1] + [4] * 8
+
+
+def test_a_chunk_is_one_part_unless_it_takes_long(setup: WorkerSetup, model: Path) -> None:
+    hasty = WorkerSetup(
+        store_url=setup.store_url,
+        job=setup.job,
+        run=setup.run,
+        policy=setup.policy,
+        factory=setup.factory,
+        commit_every_s=0.0,
+    )
+    for index, (one_setup, is_one) in enumerate(((setup, True), (hasty, False))):
+        worker = Worker(one_setup, name=f"w{index}", node="here")
+        chunk = _chunk(f"c{index}", model, *["fine"] * 12, seed=100 * index)
+        worker.lease(chunk)
+        outcome = _outcomes(worker, 1)[chunk.id]
+        worker.close()
+        assert outcome.rendered == 12
+        assert len(set(outcome.parts)) == len(outcome.parts)
+        assert (len(outcome.parts) == 1) is is_one
+        committed = Store.open(setup.store_url).committed_by(run=setup.run, chunk=chunk.id)
+        assert len(committed) == 12
+
+
+def test_a_stop_answers_every_lease_and_commits_what_is_finished(
+    worker: Worker, model: Path, setup: WorkerSetup
+) -> None:
+    worker.lease(_chunk("c1", model, *["fine"] * 12))
+    worker.lease(_chunk("c2", model, *["fine"] * 12, seed=50))
+    steps = worker.work()
+    for _ in range(5):
+        next(steps)
+    worker.ask_to_stop()
+    for _ in steps:
+        pass
+    outcomes = _outcomes(worker, 2)
+    assert outcomes["c1"].rendered == 8  # two batches of four had begun
+    assert outcomes["c1"].undone == (8, 9, 10, 11)
+    assert outcomes["c2"].undone == tuple(range(12))
+    assert len(Store.open(setup.store_url).finished().rendered) == 8
+    assert Store.open(setup.store_url).control.names("leases/") == []
+
+
+def test_alone_means_one_at_a_time_each_noted_before_it_begins(
+    worker: Worker, model: Path, setup: WorkerSetup
+) -> None:
+    control = Store.open(setup.store_url).control
+    worker.lease(_chunk("c1", model, *["fine"] * 3, history=History(crashes=1, alone=True)))
+    noted = []
+    for _ in worker.work():
+        [name] = control.names("leases/")
+        noted.append(json.loads(control.read(name) or "")["tasks"])
+    assert [len(tasks) for tasks in noted] == [1, 1, 1]
+    assert len({tasks[0] for tasks in noted}) == 3
+
+
+def test_a_renderer_that_raises_makes_the_worker_spent_once_all_is_answered(
+    worker: Worker, model: Path
+) -> None:
+    worker.lease(_chunk("c1", model, "raise 1", "fine", "fine"))
+    worker.lease(_chunk("c2", model, "fine", seed=50))
+    for _ in worker.work():
+        pass
+    outcomes: dict[str, ChunkOutcome] = {}
+    report = worker.report(10)
+    while not report.is_spent:
+        outcomes |= {outcome.chunk: outcome for outcome in report.outcomes}
+        report = worker.report(10)
+    outcomes |= {outcome.chunk: outcome for outcome in report.outcomes}
+    assert {problem.in_company for problem in outcomes["c1"].again} == {True}
+    assert len(outcomes["c1"].again) + len(outcomes["c2"].again) == 4
+    worker.lease(_chunk("c3", model, "fine", seed=70))
+    assert _outcomes(worker, 1)["c3"].undone == (0,)
+
+
+def test_the_heartbeat_counts_what_no_answer_has_counted(worker: Worker, model: Path) -> None:
+    worker.lease(_chunk("c1", model, *["fine"] * 4, "refuse", "fine"))
+    steps = worker.work()
+    for _ in range(5):
+        next(steps)
+    heartbeat = worker.report(0).heartbeat
+    assert (heartbeat.phase, heartbeat.rendered, heartbeat.failed) == ("rendering", 4, 1)
+    assert heartbeat.in_flight == 1
+    assert "cfg 7.5" in heartbeat.settings
+    for _ in steps:
+        pass
+    while not worker.has_news:
+        worker.report(0)
+    heartbeat = worker.report(10).heartbeat
+    assert (heartbeat.phase, heartbeat.rendered, heartbeat.in_flight) == ("idle", 0, 0)
+
+
+def test_every_row_says_who_made_it_and_in_which_attempt(
+    worker: Worker, model: Path, setup: WorkerSetup
+) -> None:
+    chunk = _chunk("c1", model, "fine", "refuse", history=History(attempt=3))
+    worker.lease(chunk)
+    _outcomes(worker, 1)
+    columns = ["task_id", "status", "worker", "node", "attempt", "run", "encode_ms", "image_bytes"]
+    rows = Store.open(setup.store_url).table(columns).to_pylist()
+    assert {row["task_id"] for row in rows} == {task_id(task) for task in chunk.tasks}
+    for row in rows:
+        assert (row["worker"], row["node"], row["attempt"], row["run"]) == ("w1", "here", 3, 1)
+        assert (row["encode_ms"] is not None) == (row["status"] == "rendered")
+    assert len(begun(model)) == 2
