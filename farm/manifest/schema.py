@@ -79,7 +79,7 @@ def job_schema() -> Schema:
                 "type": "object",
                 "additionalProperties": False,
                 "properties": {
-                    "format": {"enum": list(IMAGE_FORMATS)},
+                    "format": {"enum": [*IMAGE_FORMATS, "jpg"]},
                     "quality": {"type": "integer", "minimum": 1, "maximum": 100},
                 },
             },
