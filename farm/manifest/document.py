@@ -52,6 +52,8 @@ class Leaf:
     place: Place
     quoted: bool = False
     """Written in quotes or as a block: text, and nothing but text."""
+    is_folded: bool = False
+    """Written as a block or over several lines: columns inside it are not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -236,11 +238,15 @@ class _Converter:
                 self._problems.add(place, f"'{name}' stands here twice; first on line {first}")
                 continue
             seen[name] = place
-            yield Entry(name, place, self._node(value, depth=depth + 1))
+            child = self._node(value, depth=depth + 1)
+            if child == Leaf(None, "", child.place):  # nothing, somewhere below: it is missing here
+                child = Leaf(None, "", place)
+            yield Entry(name, place, child)
 
     def _leaf(self, node: ScalarNode, place: Place) -> Leaf:
         text, tag = str(node.value), str(node.tag)
         quoted = node.style in ("'", '"', "|", ">")
+        folded = node.style in ("|", ">") or node.start_mark.line != node.end_mark.line
         kind = tag.removeprefix("tag:yaml.org,2002:")
         if kind in ("int", "float", "bool", "null") and not quoted:
             try:
@@ -252,7 +258,7 @@ class _Converter:
             return Leaf(value, text, place)
         if kind not in ("str", "timestamp"):
             self._problems.add(place, f"tags such as {tag!r} are not read; write a plain value")
-        return Leaf(text, text, place, quoted=quoted)
+        return Leaf(text, text, place, quoted=quoted, is_folded=folded)
 
 
 class _TooLargeError(Exception):

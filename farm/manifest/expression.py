@@ -1,32 +1,46 @@
-"""Conditions on cells: `guidance_scale > 6 and sampler == 'ddim'`, without `eval`.
+"""Conditions on cells: `guidance_scale > 6 and sampler == 'ddim'`, in a closed grammar of our own.
 
-An expression is read by Python's own parser and then admitted node by node: comparisons, `in`,
-`and or not`, arithmetic, names and literals. Anything else (calls, attributes, subscripts) is
-refused, so an expression can neither reach outside the cell nor run for long. What is admitted
-becomes a small tree of our own, which is picklable and means the same on every Python version.
+    condition   = all {"or" all}
+    all         = claim {"and" claim}
+    claim       = "not" claim | sum {("==" "!=" "<" "<=" ">" ">=") sum | ["not"] "in" list}
+    sum         = product {("+" "-") product}
+    product     = value {("*" "/" "%") value}
+    value       = "-" value | number | text | name | "none" | "true" | "false" | "(" condition ")"
+    list        = "[" value {"," value} "]"          (or in parentheses)
+
+Comparisons chain as in Python: `1 < a <= 4`. There is nothing to call and nothing to reach, so an
+expression can neither leave its cell nor run for long, and it means the same on every Python.
 
 Text and numbers meet often, because template variables are text: where one side of a comparison is
 a number and the other is text that reads as one, they are compared as numbers; otherwise a text and
-a number are never equal and never ordered. A field that is absent (`none`) equals only `none`.
+a number are never equal and never ordered. Whatever is absent (`none`) equals only `none`, and a
+calculation that has no result (text times two, a division by zero) is absent too.
 """
 
 from __future__ import annotations
 
-import ast
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from itertools import groupby
+from typing import Literal, TypeAlias, cast
 
 from farm.task import Scalar
 
-MAX_LENGTH = 100_000
+MAX_LENGTH = 1_000_000
 """Characters of an expression; a bound on the work that reading one can cost."""
+MAX_DEPTH = 100
+"""Levels of an expression; what reads, pickles and evaluates one goes down as far."""
 
 Value: TypeAlias = "str | int | float | bool | None"
-Operator: TypeAlias = Literal["==", "!=", "<", "<=", ">", ">=", "in", "not in"]
+Order: TypeAlias = Literal["==", "!=", "<", "<=", ">", ">="]
+Sign: TypeAlias = Literal["+", "-", "*", "/", "%"]
 Resolve: TypeAlias = Callable[[str], str]
 """Turns a name as written into the catalog's; raises ValueError if there is none."""
+Spell: TypeAlias = Callable[[str, Value, Order], Value]
+"""Turns what is compared with a catalog name into what cells hold; raises ValueError if the
+comparison can never mean anything."""
 
 
 class ExpressionError(ValueError):
@@ -37,11 +51,15 @@ class ExpressionError(ValueError):
         self.offset = offset
 
 
+# --- the tree -----------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True, slots=True)
 class _Literal:
     value: Value
 
-    def of(self, values: Mapping[str, Scalar]) -> Value:  # noqa: ARG002 - the node's interface
+    def of(self, values: Mapping[str, Scalar]) -> Value:
+        del values
         return self.value
 
 
@@ -58,7 +76,7 @@ class _All:
     parts: tuple[_Node, ...]
 
     def of(self, values: Mapping[str, Scalar]) -> bool:
-        return all(_truth(part.of(values)) for part in self.parts)
+        return all(part.of(values) for part in self.parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +84,7 @@ class _Any:
     parts: tuple[_Node, ...]
 
     def of(self, values: Mapping[str, Scalar]) -> bool:
-        return any(_truth(part.of(values)) for part in self.parts)
+        return any(part.of(values) for part in self.parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,44 +92,60 @@ class _Not:
     part: _Node
 
     def of(self, values: Mapping[str, Scalar]) -> bool:
-        return not _truth(self.part.of(values))
+        return not self.part.of(values)
 
 
 @dataclass(frozen=True, slots=True)
 class _Arithmetic:
-    operator: Literal["+", "-", "*", "/", "%"]
+    sign: Sign
     left: _Node
     right: _Node
 
     def of(self, values: Mapping[str, Scalar]) -> Value:
         left, right = self.left.of(values), self.right.of(values)
-        if self.operator == "+" and isinstance(left, str) and isinstance(right, str):
+        if self.sign == "+" and isinstance(left, str) and isinstance(right, str):
             return left + right
-        one, other = _number(left), _number(right)
+        one, other = number_of(left), number_of(right)
         if one is None or other is None:
             return None
-        return _calculate(self.operator, one, other)
+        return _calculate(self.sign, one, other)
 
 
 @dataclass(frozen=True, slots=True)
 class _Comparison:
-    operator: Operator
+    order: Order
     left: _Node
-    right: tuple[_Node, ...]
-    """One node, or the members of the list after `in`."""
+    right: _Node
+
+    def of(self, values: Mapping[str, Scalar]) -> bool:
+        return _compare(self.order, self.left.of(values), self.right.of(values))
+
+
+@dataclass(frozen=True, slots=True)
+class _Membership:
+    """`left in [...]`; literals, of which there may be thousands, are looked up, not compared."""
+
+    left: _Node
+    texts: frozenset[str]
+    numbers: frozenset[float]
+    readable: frozenset[float]
+    """What those of `texts` that read as numbers are worth."""
+    has_none: bool
+    others: tuple[_Node, ...]
+    """Members that depend on the cell."""
 
     def of(self, values: Mapping[str, Scalar]) -> bool:
         left = self.left.of(values)
-        right = [node.of(values) for node in self.right]
-        if self.operator in ("in", "not in"):
-            return any(_equal(left, member) for member in right) == (self.operator == "in")
-        [other] = right
-        if self.operator in ("==", "!="):
-            return _equal(left, other) == (self.operator == "==")
-        return _ordered(self.operator, left, other)
+        if left is None:
+            found = self.has_none
+        elif isinstance(left, str):
+            found = left in self.texts or number_of(left) in self.numbers
+        else:
+            found = left in self.numbers or left in self.readable
+        return found or any(_compare("==", left, other.of(values)) for other in self.others)
 
 
-_Node: TypeAlias = "_Literal | _Name | _All | _Any | _Not | _Arithmetic | _Comparison"
+_Node: TypeAlias = "_Literal | _Name | _All | _Any | _Not | _Arithmetic | _Comparison | _Membership"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,249 +159,414 @@ class Expression:
 
     def holds(self, values: Mapping[str, Scalar]) -> bool:
         """Return whether the condition is true of a cell; absent names count as `none`."""
-        return _truth(self.root.of(values))
+        return bool(self.root.of(values))
+
+
+# --- reading ------------------------------------------------------------------------------------
 
 
 def parse_expression(
-    text: str,
-    *,
-    resolve: Resolve | None = None,
-    literal: Callable[[str, str], str] | None = None,
+    text: str, *, resolve: Resolve | None = None, spell: Spell | None = None
 ) -> Expression:
     """Read an expression.
 
     Args:
         text: the condition, in the closed grammar of this module.
         resolve: from a name as written to the catalog's; by default names are taken as they are.
-        literal: from (catalog name, text compared with it) to the text that cells hold, so that
-            `sampler == 'Euler a'` means `euler_a`; raises ValueError with a sentence.
+        spell: from (catalog name, literal, how the two are compared) to the value that cells hold,
+            so that `sampler == 'Euler a'` means `euler_a`.
 
     Raises:
         ExpressionError: the text is not of the grammar, or one of the callables refused a word.
     """
     if len(text) > MAX_LENGTH:
-        raise ExpressionError(f"is longer than {MAX_LENGTH} characters")
-    reader = _Reader(text, resolve=resolve or str, literal=literal)
-    root = reader.read()
+        raise ExpressionError(f"it is longer than {MAX_LENGTH:,} characters")
+    reader = _Reader(text, resolve=resolve, spell=spell)
+    root = reader.condition()
     return Expression(text=text, names=frozenset(reader.names), root=root)
 
 
-_BINARY: Mapping[type[ast.operator], Literal["+", "-", "*", "/", "%"]] = {
-    ast.Add: "+", ast.Sub: "-", ast.Mult: "*", ast.Div: "/", ast.Mod: "%",
-}  # fmt: skip
-_COMPARISONS: Mapping[type[ast.cmpop], Operator] = {
-    ast.Eq: "==", ast.NotEq: "!=", ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">=",
-    ast.In: "in", ast.NotIn: "not in",
-}  # fmt: skip
+_TOKEN = re.compile(
+    r"""\s*(?:
+        (?P<number>(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?(?!\w))
+      | (?P<text>'(?:[^'\\]|\\.)*' | "(?:[^"\\]|\\.)*")
+      | (?P<name>[A-Za-z_][A-Za-z0-9_]*)
+      | (?P<sign>==|!=|<=|>=|[-+*/%<>()\[\],])
+      | (?P<end>$)
+    )""",
+    re.VERBOSE | re.DOTALL | re.ASCII,
+)
+_ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|(.))", re.DOTALL)
+_ESCAPED = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\", "'": "'", '"': '"'}
+_ORDERS = ("==", "!=", "<", "<=", ">", ">=")
 _WORDS: Mapping[str, Value] = {"none": None, "null": None, "true": True, "false": False}
+_RESERVED = ("and", "or", "not", "in", *_WORDS)
+
+
+@dataclass(frozen=True, slots=True)
+class _Token:
+    kind: str
+    text: str
+    offset: int
+
+    @property
+    def word(self) -> str:
+        """A sign, or a reserved word in small letters; empty for everything else."""
+        if self.kind == "sign":
+            return self.text
+        lowered = self.text.lower()
+        return lowered if self.kind == "name" and lowered in _RESERVED else ""
 
 
 class _Reader:
-    """Admits the nodes of one expression."""
+    """Reads one expression by recursive descent, one method a rule of the grammar."""
 
-    def __init__(
-        self, text: str, *, resolve: Resolve, literal: Callable[[str, str], str] | None
-    ) -> None:
+    def __init__(self, text: str, *, resolve: Resolve | None, spell: Spell | None) -> None:
         self._text = text
         self._resolve = resolve
-        self._literal = literal
+        self._spell = spell
+        self._depth = 0
         self.names: set[str] = set()
+        self._token = self._scan(0)
+        if self._token.kind == "end":
+            raise ExpressionError('it is empty; write a condition such as "guidance_scale > 6"')
 
-    def read(self) -> _Node:
-        # One line to Python, whatever folding YAML did; blanks keep every column where it was.
-        line = "".join(" " if c.isspace() else c for c in self._text)
-        start = len(line) - len(line.lstrip())
-        if not line.strip():
-            raise ExpressionError('is empty; write a condition such as "guidance_scale > 6"')
-        try:
-            tree = ast.parse(line.lstrip(), mode="eval")
-        except SyntaxError as error:
-            offset = start + max(0, (error.offset or 1) - 1)
-            hint = "; compare with '=='" if _lone_equals(line) else ""
-            raise ExpressionError(f"cannot be read as a condition{hint}", offset=offset) from None
-        except (ValueError, RecursionError, MemoryError):
-            raise ExpressionError("cannot be read: it is nested too deeply") from None
-        self._source = line.lstrip().encode()
-        self._start = start
-        try:
-            return self._node(tree.body)
-        except RecursionError:
-            raise ExpressionError("cannot be read: it is nested too deeply") from None
+    # --- tokens ---
 
-    def _node(self, node: ast.expr) -> _Node:  # noqa: C901, PLR0911 - one case a kind of node
-        match node:
-            case ast.Constant(value=str() | int() | float() as value):
-                if isinstance(value, float) and not math.isfinite(value):
-                    raise self._refused(node, "an infinite number")
-                return _Literal(value)
-            case ast.Constant(value=None):
-                return _Literal(None)
-            case ast.Name(id=name):
-                return self._name(node, name)
-            case ast.BoolOp(op=ast.And(), values=parts):
-                return _All(tuple(map(self._node, parts)))
-            case ast.BoolOp(op=ast.Or(), values=parts):
-                return _Any(tuple(map(self._node, parts)))
-            case ast.UnaryOp(op=ast.Not(), operand=operand):
-                return _Not(self._node(operand))
-            case ast.UnaryOp(op=ast.USub(), operand=operand):
-                return _Arithmetic("-", _Literal(0), self._node(operand))
-            case ast.BinOp(left=left, op=operator, right=right) if type(operator) in _BINARY:
-                return _Arithmetic(_BINARY[type(operator)], self._node(left), self._node(right))
-            case ast.Compare():
-                return self._comparison(node)
-            case _:
-                raise self._refused(node, _NOT_ADMITTED.get(type(node), "this"))
+    def _scan(self, start: int) -> _Token:
+        found = _TOKEN.match(self._text, start)
+        if found is None:
+            raise self._unreadable(start)
+        kind = found.lastgroup
+        assert kind is not None
+        return _Token(kind, found[kind], found.start(kind))
 
-    def _comparison(self, node: ast.Compare) -> _Node:
+    def _next(self) -> _Token:
+        """Return the current token and step behind it."""
+        token = self._token
+        self._token = self._scan(token.offset + len(token.text))
+        return token
+
+    def _take(self, *words: str) -> _Token | None:
+        return self._next() if self._token.word in words else None
+
+    def _expect(self, word: str, *, opened: _Token) -> None:
+        if self._take(word) is None:
+            if self._token.kind == "end":
+                raise ExpressionError(f"this '{opened.text}' is never closed", offset=opened.offset)
+            raise self._misplaced()
+
+    def _unreadable(self, start: int) -> ExpressionError:
+        found = self._text[start:].lstrip()[0]
+        offset = self._text.index(found, start)
+        if found == "=":
+            said = "'=' is no comparison; compare with '=='"
+        elif found in "'\"":
+            said = "this quote is never closed"
+        else:
+            said = f"{found!r} means nothing here"
+        return ExpressionError(said, offset=offset)
+
+    def _misplaced(self) -> ExpressionError:
+        token = self._token
+        if token.kind == "end":
+            return ExpressionError("it ends too early", offset=token.offset)
+        said = f"{token.text!r} does not fit here"
+        if token.kind == "name" and not token.word:
+            said += "; join conditions with and, or; put text in quotes"
+        return ExpressionError(said, offset=token.offset)
+
+    # --- rules ---
+
+    def condition(self) -> _Node:
+        root = self._either()
+        if self._token.kind != "end":
+            if self._token.word == "(":
+                raise ExpressionError("there is nothing to call here", offset=self._token.offset)
+            raise self._misplaced()
+        return root
+
+    def _either(self) -> _Node:
+        parts = [self._every()]
+        while self._take("or"):
+            parts.append(self._every())
+        return parts[0] if len(parts) == 1 else _Any(tuple(parts))
+
+    def _every(self) -> _Node:
+        parts = [self._claim()]
+        while self._take("and"):
+            parts.append(self._claim())
+        return parts[0] if len(parts) == 1 else _All(tuple(parts))
+
+    def _claim(self) -> _Node:
+        if token := self._take("not"):
+            return _Not(self._deeper(self._claim, token))
+        first = self._token
+        left = self._sum()
         steps: list[_Node] = []
-        left = node.left
-        for operator, right in zip(node.ops, node.comparators, strict=True):
-            if type(operator) not in _COMPARISONS:
-                raise self._refused(node, "'is'")
-            symbol = _COMPARISONS[type(operator)]
-            one, other = left, right
-            members = [right]
-            if symbol in ("in", "not in"):
-                if not isinstance(right, ast.List | ast.Tuple | ast.Set):
-                    raise ExpressionError(
-                        f"'{symbol}' needs a list such as [1, 2]", offset=self._offset(right)
+        while True:
+            if token := self._take(*_ORDERS):
+                after = self._token
+                right = self._sum()
+                order = cast("Order", token.text)
+                steps.append(
+                    _Comparison(
+                        order,
+                        self._spelled(left, beside=right, order=order, token=first),
+                        self._spelled(right, beside=left, order=order, token=after),
                     )
-                members = right.elts
-            typed = [self._side(member, beside=one) for member in members]
-            steps.append(_Comparison(symbol, self._side(one, beside=other), tuple(typed)))
-            left = right
+                )
+                first, left = after, right
+            elif negated := self._take("not"):
+                if self._take("in") is None:
+                    raise ExpressionError("'not' lacks its 'in'", offset=negated.offset)
+                steps.append(_Not(self._members(left)))
+            elif self._take("in"):
+                steps.append(self._members(left))
+            else:
+                break
+        if not steps:
+            return left
         return steps[0] if len(steps) == 1 else _All(tuple(steps))
 
-    def _side(self, node: ast.expr, *, beside: ast.expr) -> _Node:
-        """Read one side of a comparison; a text beside a name is spelled as cells spell it."""
-        if (
-            self._literal is not None
-            and isinstance(node, ast.Constant)
-            and isinstance(node.value, str)
-            and isinstance(beside, ast.Name)
-            and beside.id.lower() not in _WORDS
-        ):
-            name = self._resolved(beside, beside.id)
-            try:
-                return _Literal(self._literal(name, node.value))
-            except ValueError as error:
-                raise ExpressionError(str(error), offset=self._offset(node)) from None
-        return self._node(node)
+    def _members(self, left: _Node) -> _Membership:
+        opened = self._take("[", "(")
+        if opened is None:
+            raise ExpressionError("'in' needs a list such as [1, 2]", offset=self._token.offset)
+        closing = {"[": "]", "(": ")"}[opened.text]
+        members: list[_Node] = []
+        while self._token.word != closing:
+            token = self._token
+            member = self._sum()
+            members.append(self._spelled(member, beside=left, order="==", token=token))
+            if self._take(",") is None:
+                break
+        self._expect(closing, opened=opened)
+        return _member(left, members)
 
-    def _name(self, node: ast.expr, name: str) -> _Node:
-        if name.lower() in _WORDS:
-            return _Literal(_WORDS[name.lower()])
-        resolved = self._resolved(node, name)
-        self.names.add(resolved)
-        return _Name(resolved)
+    def _sum(self) -> _Node:
+        return self._chain(self._product, ("+", "-"))
 
-    def _resolved(self, node: ast.expr, name: str) -> str:
+    def _product(self) -> _Node:
+        return self._chain(self._value, ("*", "/", "%"))
+
+    def _chain(self, operand: Callable[[], _Node], signs: tuple[Sign, ...]) -> _Node:
+        """Read operands joined by signs, from the left; each sign is one level of the tree."""
+        node = operand()
+        length = 0
+        while token := self._take(*signs):
+            length += 1
+            self._check_depth(self._depth + length, token)
+            node = _Arithmetic(cast("Sign", token.text), node, operand())
+        return node
+
+    def _value(self) -> _Node:  # noqa: PLR0911 - one return a kind of value
+        if token := self._take("-"):
+            node = self._deeper(self._value, token)
+            if isinstance(node, _Literal) and (number := number_of(node.value)) is not None:
+                return _Literal(-number)
+            return _Arithmetic("-", _Literal(0), node)
+        if token := self._take("("):
+            node = self._deeper(self._either, token)
+            self._expect(")", opened=token)
+            return node
+        match self._token.kind:
+            case "number":
+                return _Literal(self._read_number(self._next()))
+            case "text":
+                return _Literal(_ESCAPE.sub(_unescape, self._next().text[1:-1]))
+            case "name" if self._token.word in _WORDS:
+                return _Literal(_WORDS[self._next().word])
+            case "name" if not self._token.word:
+                return self._name(self._next())
+        if self._token.word == "[":
+            raise ExpressionError("a list stands only after 'in'", offset=self._token.offset)
+        raise self._misplaced()
+
+    def _deeper(self, rule: Callable[[], _Node], token: _Token) -> _Node:
+        self._depth += 1
+        self._check_depth(self._depth, token)
+        node = rule()
+        self._depth -= 1
+        return node
+
+    def _check_depth(self, depth: int, token: _Token) -> None:
+        if depth > MAX_DEPTH:
+            raise ExpressionError(
+                f"it is nested more than {MAX_DEPTH} levels deep", offset=token.offset
+            )
+
+    # --- words ---
+
+    def _read_number(self, token: _Token) -> int | float:
+        number = number_of(token.text)
+        if number is None:
+            raise ExpressionError("this number is out of range", offset=token.offset)
+        return number
+
+    def _name(self, token: _Token) -> _Name:
         try:
-            return self._resolve(name)
+            name = self._resolve(token.text) if self._resolve else token.text
         except ValueError as error:
-            raise ExpressionError(str(error), offset=self._offset(node)) from None
+            raise ExpressionError(str(error), offset=token.offset) from None
+        self.names.add(name)
+        return _Name(name)
 
-    def _refused(self, node: ast.expr, what: str) -> ExpressionError:
-        return ExpressionError(
-            f"{what} is not part of a condition: only comparisons, in, and, or, not, arithmetic, "
-            "names, numbers and quoted text are",
-            offset=self._offset(node),
-        )
-
-    def _offset(self, node: ast.expr) -> int:
-        """Return the column of a node in the text, in characters (Python counts bytes)."""
-        return self._start + len(self._source[: node.col_offset].decode(errors="replace"))
-
-
-_NOT_ADMITTED: Mapping[type[ast.expr], str] = {
-    ast.Call: "a function call", ast.Attribute: "a dot", ast.Subscript: "an index",
-    ast.Lambda: "a function", ast.JoinedStr: "an f-string", ast.IfExp: "an if",
-    ast.List: "a list outside 'in'", ast.Tuple: "a comma", ast.NamedExpr: "an assignment",
-}  # fmt: skip
+    def _spelled(self, node: _Node, *, beside: _Node, order: Order, token: _Token) -> _Node:
+        """Return one side of a comparison; a literal beside a name is spelled as cells spell it."""
+        if self._spell is None or not isinstance(node, _Literal) or not isinstance(beside, _Name):
+            return node
+        try:
+            return _Literal(self._spell(beside.name, node.value, order))
+        except ValueError as error:
+            raise ExpressionError(str(error), offset=token.offset) from None
 
 
-def _lone_equals(text: str) -> bool:
-    bare = text.replace("==", "").replace("!=", "").replace("<=", "").replace(">=", "")
-    return "=" in bare
+def _unescape(found: re.Match[str]) -> str:
+    if found[1]:
+        return chr(int(found[1], 16))
+    return _ESCAPED.get(found[2], found[0])
+
+
+def _member(left: _Node, members: Sequence[_Node]) -> _Membership:
+    literals = [member.value for member in members if isinstance(member, _Literal)]
+    texts = frozenset(value for value in literals if isinstance(value, str))
+    readable = frozenset(number for text in texts if (number := number_of(text)) is not None)
+    return _Membership(
+        left=left,
+        texts=texts,
+        numbers=frozenset(v for v in literals if v is not None and not isinstance(v, str)),
+        readable=readable,
+        has_none=None in literals,
+        others=tuple(member for member in members if not isinstance(member, _Literal)),
+    )
 
 
 # --- what comparisons mean ----------------------------------------------------------------------
 
-
-def _truth(value: Value) -> bool:
-    return bool(value)
-
-
-def _number(value: Value) -> float | int | None:
-    if isinstance(value, str):
-        try:
-            number = float(value)
-        except ValueError:
-            return None
-        return number if math.isfinite(number) else None
-    return value
+_WHOLE = re.compile(r"\s*[-+]?\d{1,40}\s*", re.ASCII)
+_NUMERIC = re.compile(r"\s*[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?\s*", re.ASCII)
 
 
-def _calculate(
-    operator: Literal["+", "-", "*", "/", "%"], left: float, right: float
-) -> float | None:
+def number_of(value: Value) -> float | int | None:
+    """Return what a value is worth as a number; None if it is absent or text of another kind."""
+    if not isinstance(value, str):
+        return value
+    if _WHOLE.fullmatch(value):
+        return int(value)
+    if _NUMERIC.fullmatch(value) and math.isfinite(number := float(value)):
+        return number
+    return None
+
+
+def _calculate(sign: Sign, left: float, right: float) -> float | None:
     try:
-        match operator:
+        match sign:
             case "+":
-                return left + right
+                result = left + right
             case "-":
-                return left - right
+                result = left - right
             case "*":
-                return left * right
+                result = left * right
             case "/":
-                return left / right
+                result = left / right
             case "%":
-                return left % right
+                result = left % right
     except (ZeroDivisionError, OverflowError):
         return None
+    return result if isinstance(result, int) or math.isfinite(result) else None
 
 
-def _equal(left: Value, right: Value) -> bool:
+def _compare(order: Order, left: Value, right: Value) -> bool:
+    if order == "!=":
+        return not _compare("==", left, right)
     if left is None or right is None:
-        return left is right
+        return order == "==" and left is right
     if isinstance(left, str) and isinstance(right, str):
-        return left == right
-    one, other = _number(left), _number(right)
-    return one is not None and one == other
-
-
-def _ordered(operator: Operator, left: Value, right: Value) -> bool:
-    if isinstance(left, str) and isinstance(right, str):
-        one: float | str | None = _number(left)
-        other: float | str | None = _number(right)
+        if order == "==":
+            return left == right
+        one, other = number_of(left), number_of(right)
         if one is None or other is None:
-            one, other = left, right
+            return _ordered(order, left < right, left == right)
     else:
-        one, other = _number(left), _number(right)
-    if one is None or other is None:
-        return False
-    pair: tuple[float, float] | tuple[str, str] = (one, other)  # type: ignore[assignment]
-    smaller, equal = pair[0] < pair[1], pair[0] == pair[1]  # type: ignore[operator]
-    return {"<": smaller, "<=": smaller or equal, ">": not smaller and not equal}.get(
-        operator, not smaller
-    )
+        one, other = number_of(left), number_of(right)
+        if one is None or other is None:
+            return False
+    return _ordered(order, one < other, one == other)
+
+
+def _ordered(order: Order, is_less: bool, is_equal: bool) -> bool:  # noqa: FBT001 - two claims
+    match order:
+        case "<":
+            return is_less
+        case "<=":
+            return is_less or is_equal
+        case ">":
+            return not is_less and not is_equal
+        case ">=":
+            return not is_less
+        case _:
+            return is_equal
 
 
 # --- conditions written as mappings -------------------------------------------------------------
 
+_RUN = 4
+"""From this many on, consecutive whole numbers are written as a span."""
 
-def match_mapping(mapping: Mapping[str, Sequence[Scalar]]) -> Expression:
-    """Return the condition that every field has one of the values listed for it.
 
-    Names and values are the catalog's: whoever reads the file has typed and resolved them.
+def match_mapping(
+    mapping: Mapping[str, Sequence[Scalar | Mapping[str, Scalar]]],
+) -> Expression:
+    """Return the condition that every name has one of the values listed for it.
+
+    Names and values are the catalog's: whoever reads the file has typed and resolved them. A value
+    may be several assignments at once, as `DPM++ 2M Karras` is.
+
+    Raises:
+        ExpressionError: the values are too many.
     """
-    return parse_expression(
-        " and ".join(
-            f"{name} in [{', '.join(map(_spell, values))}]" for name, values in mapping.items()
-        )
-    )
+    claims = [_alternatives(name, values) for name, values in mapping.items()]
+    return parse_expression(" and ".join(claims))
+
+
+def _alternatives(name: str, values: Sequence[Scalar | Mapping[str, Scalar]]) -> str:
+    choices = [
+        "(" + " and ".join(f"{key} == {_spell(value)}" for key, value in both.items()) + ")"
+        for both in values
+        if isinstance(both, Mapping)
+    ]
+    single = [value for value in values if not isinstance(value, Mapping)]
+    spans, rest = _spans(single)
+    choices += [f"{first} <= {name} <= {last}" for first, last in spans]
+    if len(rest) == 1:
+        choices.append(f"{name} == {_spell(rest[0])}")
+    elif rest:
+        choices.append(f"{name} in [{', '.join(map(_spell, rest))}]")
+    return choices[0] if len(choices) == 1 else f"({' or '.join(choices)})"
+
+
+def _spans(values: Sequence[Scalar]) -> tuple[list[tuple[int, int]], list[Scalar]]:
+    """Return the spans of consecutive whole numbers among `values`, and what is in none of them."""
+    wholes = sorted({value for value in values if isinstance(value, int)})
+    rest: list[Scalar] = [value for value in values if not isinstance(value, int)]
+    spans: list[tuple[int, int]] = []
+    # Within a run of consecutive numbers, the distance between value and place is the same.
+    for _, places in groupby(range(len(wholes)), key=lambda place: wholes[place] - place):
+        run = [wholes[place] for place in places]
+        if len(run) >= _RUN:
+            spans.append((run[0], run[-1]))
+        else:
+            rest += run
+    return spans, rest
 
 
 def _spell(value: Scalar) -> str:
-    return "none" if value is None else repr(value)
+    match value:
+        case None:
+            return "none"
+        case str():
+            quoted = value.replace("\\", "\\\\").replace('"', '\\"')
+            return f'"{quoted}"'
+        case _:
+            return repr(value)

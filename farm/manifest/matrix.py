@@ -16,7 +16,7 @@ from typing import TypeVar
 from farm.manifest import template
 from farm.manifest.document import Entries, Entry, Items, Leaf, Node, Place, read_document
 from farm.manifest.job import VAR_PREFIX, Axis, Block, Point, Product, Union, Zip
-from farm.manifest.values import Reader, Written, beside
+from farm.manifest.values import Reader, Written
 from farm.task import Scalar
 
 B = TypeVar("B", bound="Block")
@@ -26,6 +26,8 @@ _COMBINED: Mapping[str, Callable[[tuple[Block, ...]], Block]] = {
     "union": lambda blocks: Union(blocks=blocks),
 }
 KEYWORDS = (*_COMBINED, "include")
+MAX_INCLUSIONS = 1_000
+"""Files that one matrix may include, counting a file as often as it is included."""
 
 
 @dataclass(slots=True)
@@ -33,12 +35,18 @@ class MatrixReader:
     """Reads blocks, and remembers where everything that may be complained about later stands."""
 
     values: Reader
+    replaced: Mapping[str, Node] = field(default_factory=dict)
+    """By name: what `--set` puts in the place of an axis, wherever in the matrix it stands."""
+    met: set[str] = field(default_factory=set)
+    """Those of `replaced` that were an axis."""
     places: dict[int, Place] = field(default_factory=dict)
     """Of blocks, by identity."""
     texts: dict[tuple[int, str], Place] = field(default_factory=dict)
     """Of texts with names in them, by identity of their point and by what they assign."""
     _including: tuple[str, ...] = ()
+    _inclusions: int = 0
     _alive: list[Point] = field(default_factory=list)
+    """Points that `texts` speaks of: an identity is only one for as long as its object lives."""
 
     # --- building ---
 
@@ -103,22 +111,16 @@ class MatrixReader:
         return self._placed(_COMBINED[keyword](tuple(blocks)), node.place)
 
     def _include(self, node: Node) -> Block:
-        problems = self.values.problems
-        nothing = Product(blocks=())
         if isinstance(node, Items):
             blocks = tuple(self._include(item) for item in node.items)
             return self._placed(Product(blocks=blocks), node.place)
         if not isinstance(node, Leaf) or not isinstance(node.value, str):
-            problems.add(node.place, "include needs the path of a file in manifests/")
-            return nothing
-        path = beside(node.place.path, node.text)
-        if path in self._including:
-            chain = " -> ".join((*self._including, path))
-            problems.add(node.place, f"files include each other in a circle: {chain}")
-            return nothing
-        content = read_document(path, read=self.values.read, problems=problems, place=node.place)
+            self.values.problems.add(node.place, "include needs the path of a file in manifests/")
+            return Product(blocks=())
+        path = self.values.locate(node.text, node.place)
+        content = self._included(path, node.place)
         if content is None:
-            return nothing
+            return Product(blocks=())
         outer = self._including
         self._including = (*outer, path)
         try:
@@ -126,8 +128,33 @@ class MatrixReader:
         finally:
             self._including = outer
 
+    def _included(self, path: str, place: Place) -> Node | None:
+        """Return what a file named at `place` holds; None, with a problem, if it is not usable."""
+        problems = self.values.problems
+        self._inclusions += 1
+        if path in self._including:
+            chain = " -> ".join((*self._including, path))
+            problems.add(place, f"files include each other in a circle: {chain}")
+            return None
+        if self._inclusions > MAX_INCLUSIONS:
+            if self._inclusions == MAX_INCLUSIONS + 1:
+                problems.add(place, f"files are included more than {MAX_INCLUSIONS:,} times")
+            return None
+        content = read_document(path, read=self.values.read, problems=problems, place=place)
+        if content == Entries((), Place(path, 1, 1)):
+            problems.add(place, f"{path!r} is empty; it should hold a matrix")
+            return None
+        return content
+
     def _axis(self, entry: Entry) -> Axis | None:
         name = self.values.name(entry.key, entry.place)
+        if name is not None and name in self.replaced:
+            self.met.add(name)
+            return self.axis(Entry(entry.key, entry.place, self.replaced[name]), name)
+        return self.axis(entry, name)
+
+    def axis(self, entry: Entry, name: str | None) -> Axis | None:
+        """Read the values of an axis; `name` is None if what it is called names nothing."""
         if name is None:
             # The values are read all the same, for the problems in them.
             if not isinstance(entry.node, Entries):
@@ -217,10 +244,10 @@ class MatrixReader:
         return point
 
     def _remember(self, point: Point, written: Written, *, name: str | None = None) -> Point:
-        self._alive.append(point)
         for word in (name,) if name else point:
             value = point[word]
             if isinstance(value, str) and "${" in value:
+                self._alive.append(point)
                 self.texts[id(point), word] = written.place
         return point
 

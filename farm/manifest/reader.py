@@ -24,11 +24,15 @@ from farm.manifest.document import (
 from farm.manifest.expression import (
     Expression,
     ExpressionError,
+    Order,
+    Value,
     match_mapping,
+    number_of,
     parse_expression,
 )
 from farm.manifest.job import (
     VAR_PREFIX,
+    Block,
     ImageSettings,
     Job,
     Point,
@@ -36,7 +40,7 @@ from farm.manifest.job import (
     Resources,
     Sample,
 )
-from farm.manifest.matrix import KEYWORDS, MatrixReader
+from farm.manifest.matrix import MatrixReader
 from farm.manifest.scope import ScopeCheck, describe_unknown, ever_assigned, resolve_name
 from farm.manifest.values import Reader
 from farm.task import ALIASES, FIELDS, Scalar
@@ -46,8 +50,7 @@ JOB_KEYS = (
     "file_name", "image", "resources", "retries", "max_tasks",
 )  # fmt: skip
 """Everything that may stand at the top level of a job file."""
-FILE_NAME_EXTRAS = ("task_id",)
-"""What a `file_name` template may name besides fields and variables."""
+_NESTED_KEYS = ("image", "resources", "sample")
 IMAGE_FORMATS = ("png", "webp", "jpeg")
 _SAFE_NAME = re.compile(r"\w(?:[\w .+-]*\w)?")
 _MAX_NAME = 100
@@ -60,9 +63,10 @@ def load(path: str, *, read: Callable[[str], str], overrides: Sequence[str] = ()
         path: of the file; also names it in messages.
         read: returns a file's text; raises OSError or UnicodeDecodeError.
         overrides: `field=value` texts. A value is read as YAML, so it may be a list or a range. An
-            override of a name that the matrix has as an axis replaces the axis; of another field,
-            it sets the default, or adds an axis if it has several values; of a job key
-            (`output=...`, `image.format=webp`), it sets the key.
+            override of a name that the matrix has as an axis replaces its values, in included files
+            too; of another field, it sets the default, or adds an axis, which varies fastest, if it
+            has several values; of a job key (`output=...`, `image.format=webp`), it sets the key.
+            Of two overrides of the same name the later one counts.
 
     Raises:
         ManifestError: everything that is wrong with the file, in the order of the file.
@@ -71,12 +75,13 @@ def load(path: str, *, read: Callable[[str], str], overrides: Sequence[str] = ()
     root = read_document(path, read=read, problems=problems)
     if root is not None and not isinstance(root, Entries):
         problems.add(root.place, "a job file is a mapping such as `matrix: ...`")
-        root = None
+    elif root is not None and not root.entries and not problems.sorted():
+        problems.add(root.place, "this job file is empty")
     job = None
-    if isinstance(root, Entries):
-        for override in overrides:
-            root = _override(root, override, problems=problems)
-        job = _JobReader(path, problems=problems, read=read).job(root)
+    if isinstance(root, Entries) and root.entries:
+        changes = [_read_override(text, problems=problems) for text in overrides]
+        reader = _JobReader(path, problems=problems, read=read)
+        job = reader.job(root, changes=[change for change in changes if change is not None])
     if found := problems.sorted():
         raise ManifestError(found)
     assert job is not None, "no job and no problem"
@@ -89,16 +94,27 @@ class _JobReader:
     def __init__(self, path: str, *, problems: Problems, read: Callable[[str], str]) -> None:
         self._path = path
         self._problems = problems
-        self._values = Reader(problems, read)
+        self._values = Reader(problems, read, path)
         self._matrix = MatrixReader(self._values)
 
-    def job(self, root: Entries) -> Job:
+    def job(self, root: Entries, *, changes: Sequence[Entry]) -> Job:
+        """Read the whole file, with the overrides `changes` written into it."""
         for entry in root:
             if entry.key not in JOB_KEYS:
                 self._unknown_key(entry)
+        replaced: dict[str, Entry] = {}
+        for change in changes:
+            if _is_job_key(change.key):
+                root = _with_key(root, change)
+            else:
+                replaced[resolve_name(change.key)] = change
+        self._matrix.replaced = {name: change.node for name, change in replaced.items()}
         written = root.get("matrix")
         matrix = self._matrix.matrix(written.node) if written else Product(blocks=())
         defaults = self._defaults(root)
+        for name, change in replaced.items():
+            if name not in self._matrix.met:
+                matrix = self._replace(name, change, matrix=matrix, defaults=defaults)
         ScopeCheck(
             problems=self._problems, blocks=self._matrix.places, texts=self._matrix.texts
         ).check(matrix, defaults=defaults)
@@ -118,6 +134,34 @@ class _JobReader:
             source=self._path,
             **self._wholes(root),
         )
+
+    def _replace(
+        self, name: str, change: Entry, *, matrix: Block, defaults: dict[str, Scalar]
+    ) -> Block:
+        """Let an override of a name that is no axis set the default, or add an axis."""
+        assigned = ever_assigned(matrix)
+        if name not in FIELDS:
+            axes = sorted(n.removeprefix(VAR_PREFIX) for n in assigned if n not in FIELDS)
+            hint = suggest(change.key, (*axes, *FIELDS, *ALIASES, *JOB_KEYS))
+            hint = hint or "it is no task field, job key or axis of this job"
+            self._problems.add(change.place, f"unknown field '{change.key}'", hint=hint)
+            return matrix
+        if name in assigned:
+            self._problems.add(
+                change.place,
+                f"'{name}' is set by an axis of another name, which an override does not change",
+                hint="a bundle or a sampler with its schedule sets it; override that axis instead",
+            )
+            return matrix
+        axis = self._matrix.axis(change, name)
+        if axis is None:
+            return matrix
+        if len(axis.points) == 1:
+            self._matrix.move(axis.points[0], defaults)
+            defaults.update(axis.points[0])
+            return matrix
+        outer = (matrix,) if assigned else ()
+        return Product(blocks=(*outer, axis))
 
     def _unknown_key(self, entry: Entry) -> None:
         if entry.key in FIELDS or entry.key in ALIASES:
@@ -153,7 +197,7 @@ class _JobReader:
         self._problems.add(entry.node.place, f"'{key}' needs a text")
         return None
 
-    def _defaults(self, root: Entries) -> Point:
+    def _defaults(self, root: Entries) -> dict[str, Scalar]:
         given: dict[str, Scalar] = {name: info.default for name, info in FIELDS.items()}
         texts: Point = {}
         entry = root.get("defaults")
@@ -213,19 +257,15 @@ class _JobReader:
             return resolved
 
         try:
-            return parse_expression(node.text, resolve=resolve, literal=_spell_as_cells_do)
+            return parse_expression(node.text, resolve=resolve, spell=_spell_as_cells_do)
         except ExpressionError as error:
             head, _, hint = str(error).partition("; ")
-            place = node.place.shifted(error.offset + node.quoted)
-            self._problems.add(
-                place,
-                f"condition {head}" if not head.startswith("unknown") else head,
-                hint=hint or None,
-            )
+            place = node.place if node.is_folded else node.place.shifted(error.offset + node.quoted)
+            self._problems.add(place, f"in this condition, {head}", hint=hint or None)
             return None
 
     def _mapping_condition(self, node: Entries, variables: frozenset[str]) -> Expression | None:
-        wanted: dict[str, list[Scalar]] = {}
+        wanted: dict[str, list[Scalar | Point]] = {}
         fine = True
         for entry in node:
             name = resolve_name(entry.key)
@@ -241,13 +281,17 @@ class _JobReader:
                 elif (assigned := self._values.typed(written, name=name)) is None:
                     fine = False
                 else:
-                    for assignee, value in assigned.items():
-                        wanted.setdefault(assignee, []).append(value)
+                    one = assigned[name] if len(assigned) == 1 else assigned
+                    wanted.setdefault(name, []).append(one)
         if not wanted:
             if fine:
                 self._problems.add(node.place, "an empty condition would hold for every cell")
             return None
-        return match_mapping(wanted)
+        try:
+            return match_mapping(wanted)
+        except ExpressionError as error:
+            self._problems.add(node.place, f"in this condition, {error}")
+            return None
 
     # --- small mappings ---
 
@@ -316,11 +360,14 @@ class _JobReader:
                     self._problems.add(entry.node.place, f"'{key}' must be at least 0")
                 elif amount is not None:
                     amounts[key] = float(amount)
-        kind = found.get("accelerator_type")
+        resources = root.get("resources")
+        inner = resources.node if resources else None
         return Resources(
             num_gpus=amounts.get("num_gpus"),
             num_cpus=amounts.get("num_cpus"),
-            accelerator_type=kind.node.text if kind and isinstance(kind.node, Leaf) else None,
+            accelerator_type=(
+                self._text(inner, "accelerator_type") if isinstance(inner, Entries) else None
+            ),
         )
 
     def _wholes(self, root: Entries) -> dict[str, Any]:
@@ -345,11 +392,11 @@ class _JobReader:
             return None
         for word in dict.fromkeys(parsed.references):
             name = resolve_name(word)
-            if name not in FIELDS and name not in variables and word not in FILE_NAME_EXTRAS:
+            if name not in FIELDS and name not in variables:
                 said = describe_unknown(word, variables=variables, noun="variable")
                 head, _, hint = said.partition("; ")
                 self._problems.add(entry.node.place, head, hint=hint)
-        written = "x".join(parsed.literals)
+        written = "\N{SUBSTITUTE}".join(parsed.literals)
         parts = written.split("/")
         if written.startswith("/") or ".." in parts or re.match(r"[A-Za-z]:", written):
             self._problems.add(
@@ -360,143 +407,97 @@ class _JobReader:
             self._problems.add(
                 entry.node.place, "'file_name' needs single slashes between its folders"
             )
-        return text
+        return parsed.renamed(lambda word: resolve_name(word).removeprefix(VAR_PREFIX))
 
 
-def _spell_as_cells_do(name: str, text: str) -> str:
-    """Return what cells hold where a condition says `text`: A1111's names become the farm's."""
+def _spell_as_cells_do(name: str, value: Value, order: Order) -> Value:
+    """Return what cells hold where a condition says `value`: A1111's names become the farm's.
+
+    Raises:
+        ValueError: no cell compares with that value: the field is a number and this is not, or the
+            other way round.
+    """
+    if name not in FIELDS or value is None:
+        return value
+    info = FIELDS[name]
+    if info.type is not str:
+        if isinstance(value, bool) or number_of(value) is None:
+            raise ValueError(f"'{name}' is a number, and {value!r} is not")
+        return value
+    if not isinstance(value, str):
+        raise ValueError(  # noqa: TRY004 - one error type
+            f"'{name}' is text, and {value!r} is not; put text in quotes"
+        )
     if name == "sampler":
-        return samplers.parse_sampler(text)[0]
+        sampler, schedule = samplers.parse_sampler(value)
+        if schedule and order in ("==", "!="):
+            raise ValueError(
+                f"{value!r} names a sampler and its schedule; compare both: "
+                f"sampler == '{sampler}' and sigma_schedule == '{schedule}'"
+            )
+        return sampler
     if name == "sigma_schedule":
-        return samplers.parse_schedule(text)
-    return text
+        return samplers.parse_schedule(value)
+    if info.choices and value not in info.choices:
+        raise ValueError(f"'{name}' is one of {', '.join(info.choices)}, never {value!r}")
+    return value
 
 
 # --- overrides ----------------------------------------------------------------------------------
 
 
-def _override(  # noqa: PLR0911 - one return a kind of target
-    root: Entries, text: str, *, problems: Problems
-) -> Entries:
-    """Return the document with one `field=value` written into it."""
+def _read_override(text: str, *, problems: Problems) -> Entry | None:
+    """Read one `field=value`; all of it stands at a place that shows it as it was typed."""
     place = Place(f"--set {text}")
     key, equals, value = text.partition("=")
     key = key.strip()
     if not equals or not key:
         problems.add(place, "needs the form field=value")
-        return root
-    node = parse_document(value, path=place.path, problems=problems)
+        return None
+    inside = Problems()
+    node = parse_document(value, path=place.path, problems=inside)
+    for problem in inside.sorted():
+        problems.add(place, problem.message, hint=problem.hint)
     if node is None:
-        return root
-    if isinstance(node, Entries) and not node.entries:
+        return None
+    if node == Entries((), Place(place.path, 1, 1)):
         node = Leaf("", "", place)
-    node = _placed_at(node, place)
-    head, dot, tail = key.partition(".")
-    if dot and head in ("image", "resources", "sample"):
-        return _with_entry(
-            root,
-            head,
-            lambda old: _with_entry(_entries(old, place), tail, lambda _: node, place),
-            place,
-        )
-    name = resolve_name(key)
-    replaced, hits = _replace_axis(root.get("matrix"), name, node)
-    if hits:
-        return _with_entry(root, "matrix", lambda _: replaced, place)
-    if key in JOB_KEYS and key not in FIELDS:
-        return _with_entry(root, key, lambda _: node, place)
-    if name not in FIELDS:
-        known = (*FIELDS, *ALIASES, *JOB_KEYS)
-        hint = suggest(key, known) or "it is no task field, job key or axis of this job"
-        problems.add(place, f"unknown field '{key}'", hint=hint)
-        return root
-    if _is_single(node):
-        trimmed = Entries(
-            tuple(entry for entry in root if entry.key != name or name not in JOB_KEYS),
-            root.place,
-        )
-        return _with_entry(
-            trimmed, "defaults",
-            lambda old: _with_entry(_without(_entries(old, place), name), name,
-                                    lambda _: node, place),
-            place,
-        )  # fmt: skip
-    axis = Entries((Entry(name, place, node),), place)
-    return _with_entry(root, "matrix", lambda old: _appended(old, axis), place)
+    return Entry(key, place, _placed_at(node, place))
 
 
-def _is_single(node: Node) -> bool:
-    return isinstance(node, Leaf) and not (isinstance(node.value, str) and ".." in node.value)
+def _is_job_key(key: str) -> bool:
+    """Whether an override of `key` changes the job around the tasks, not the tasks."""
+    head, dot, _ = key.partition(".")
+    return head in _NESTED_KEYS if dot else key in JOB_KEYS and key not in FIELDS
+
+
+def _with_key(root: Entries, change: Entry) -> Entries:
+    """Return the document with one job key set; `image.format` sets a key of `image`."""
+    head, dot, tail = change.key.partition(".")
+    if not dot:
+        return _with_entry(root, change)
+    old = root.get(head)
+    inner = (
+        old.node if old is not None and isinstance(old.node, Entries) else Entries((), change.place)
+    )
+    inner = _with_entry(inner, Entry(tail, change.place, change.node))
+    return _with_entry(root, Entry(head, change.place, inner))
+
+
+def _with_entry(node: Entries, new: Entry) -> Entries:
+    """Return the mapping with one entry in the place of the old one, or at the end."""
+    if node.get(new.key) is None:
+        return Entries((*node.entries, new), node.place)
+    return Entries(tuple(new if e.key == new.key else e for e in node), node.place)
 
 
 def _placed_at(node: Node, place: Place) -> Node:
     """Return the node as if all of it stood at `place`, so that problems name the option."""
     match node:
         case Leaf():
-            return replace(node, place=place)
+            return replace(node, place=place, is_folded=True)
         case Items():
             return Items(tuple(_placed_at(item, place) for item in node.items), place)
         case Entries():
             moved = (Entry(e.key, place, _placed_at(e.node, place)) for e in node)
             return Entries(tuple(moved), place)
-
-
-def _entries(node: Node | None, place: Place) -> Entries:
-    return node if isinstance(node, Entries) else Entries((), place)
-
-
-def _without(node: Entries, name: str) -> Entries:
-    return Entries(tuple(e for e in node if resolve_name(e.key) != name), node.place)
-
-
-def _with_entry(
-    node: Entries, key: str, change: Callable[[Node | None], Node], place: Place
-) -> Entries:
-    """Return the mapping with one entry changed, or added at the end."""
-    if (old := node.get(key)) is None:
-        return Entries((*node.entries, Entry(key, place, change(None))), node.place)
-    changed = (Entry(e.key, e.place, change(e.node)) if e is old else e for e in node)
-    return Entries(tuple(changed), node.place)
-
-
-def _appended(matrix: Node | None, axis: Entries) -> Node:
-    """Return the matrix times one more axis, which varies fastest."""
-    if matrix is None:
-        return axis
-    if isinstance(matrix, Leaf):
-        outer: Node = Entries((Entry("include", matrix.place, matrix),), matrix.place)
-    elif isinstance(matrix, Items):
-        outer = Entries((Entry("union", matrix.place, matrix),), matrix.place)
-    else:
-        outer = matrix
-    both = Items((outer, axis), axis.place)
-    return Entries((Entry("product", axis.place, both),), axis.place)
-
-
-def _replace_axis(entry: Entry | None, name: str, value: Node) -> tuple[Node, int]:
-    """Return the matrix with the values of an axis replaced, and how often it was found.
-
-    Axes inside included files are not reached.
-    """
-    hits = 0
-
-    def walk(node: Node) -> Node:
-        nonlocal hits
-        if isinstance(node, Items):
-            return Items(tuple(map(walk, node.items)), node.place)
-        if not isinstance(node, Entries):
-            return node
-        changed = []
-        for child in node:
-            if child.key in KEYWORDS:
-                changed.append(Entry(child.key, child.place, walk(child.node)))
-            elif resolve_name(child.key) == name:
-                hits += 1
-                changed.append(Entry(child.key, child.place, value))
-            else:
-                changed.append(child)
-        return Entries(tuple(changed), node.place)
-
-    if entry is None:
-        return value, 0
-    return walk(entry.node), hits

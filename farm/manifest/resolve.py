@@ -7,6 +7,7 @@ on no other file and on no rule of a later version. `load` reads it back to an e
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib.metadata import version
 from typing import Any
 
 from farm.manifest.document import write_document
@@ -36,7 +37,10 @@ def resolve_yaml(job: Job) -> str:
         "retries": job.retries,
         "max_tasks": job.max_tasks,
     }
-    comment = "The resolved job: every value is explicit. `farm submit` repeats it as it stands."
+    comment = (
+        f"The resolved job, written by farm {version('farm')}: every value is explicit.\n"
+        "`farm submit` repeats it as it stands."
+    )
     return write_document(
         {key: value for key, value in content.items() if value not in (None, [], {})},
         comment=comment,

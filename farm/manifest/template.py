@@ -7,7 +7,7 @@ Prompts are full of braces, brackets and dollar signs, so only `${` begins a nam
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -43,6 +43,13 @@ class Template:
         pieces = [self.literals[0]]
         for name, literal in zip(self.references, self.literals[1:], strict=True):
             pieces += (as_text(values[name]), literal)
+        return "".join(pieces)
+
+    def renamed(self, rename: Callable[[str], str]) -> str:
+        """Return the text of this template with every name in it exchanged."""
+        pieces = [escape(self.literals[0])]
+        for name, literal in zip(self.references, self.literals[1:], strict=True):
+            pieces += (f"${{{rename(name)}}}", escape(literal))
         return "".join(pieces)
 
 

@@ -13,8 +13,9 @@ import posixpath
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import Context, Decimal
 from fractions import Fraction
+from typing import NamedTuple
 
 from farm import samplers
 from farm.errors import suggest
@@ -22,16 +23,20 @@ from farm.manifest.document import Entries, Items, Leaf, Node, Place, Problems, 
 from farm.manifest.job import VAR_PREFIX
 from farm.task import ALIASES, FIELDS, Scalar
 
-MAX_VALUES = 10_000_000
-"""Values of one axis."""
+MAX_VALUES = 1_000_000
+"""Values that one range, file or other short form may stand for."""
 READY_BACKENDS = ("diffusers", "pattern")
 """Backends of this version; the other choices of the field `backend` are refused by name."""
 BUILTIN_MODELS = ("sprites",)
 """Models that come with the farm: the folders of `farm/render/builtin/`."""
 
-_DECIMAL = r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?"
+_DECIMAL = r"[+-]?(?:\d{1,40}(?:\.\d{0,40})?|\.\d{1,40})(?:[eE][+-]?\d{1,2})?"
+"""A decimal number whose sums and quotients `_EXACT` holds without rounding."""
+_EXACT = Context(prec=400)
 _RANGE = re.compile(
-    rf"\s*(?P<first>(?:{_DECIMAL})?)\s*\.\.\s*(?P<last>(?:{_DECIMAL})?)(?:\s+step\s+(?P<step>\S+))?\s*"
+    rf"\s*(?P<first>(?:{_DECIMAL})?)\s*\.\.\s*(?P<last>(?:{_DECIMAL})?)"
+    r"(?:\s+step\s+(?P<step>\S+))?\s*",
+    re.ASCII,
 )
 _FORMS = {"linspace": ("linspace",), "random": ("random", "seed"), "file": ("file",)}
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -41,8 +46,7 @@ _MISSPELT = 0.8
 _PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
 
 
-@dataclass(frozen=True, slots=True)
-class Written:
+class Written(NamedTuple):
     """One value as it stands in the file: what YAML read, and its text."""
 
     value: str | int | float | bool | None
@@ -56,6 +60,8 @@ class Reader:
 
     problems: Problems
     read: Callable[[str], str]
+    job: str
+    """Path of the job file: what `--set` names is relative to it too."""
 
     # --- names ---
 
@@ -79,7 +85,18 @@ class Reader:
                 hint="use letters, digits and underscores, and begin with a letter",
             )
             return None
-        return VAR_PREFIX + written.removeprefix(VAR_PREFIX)
+        if written.startswith(VAR_PREFIX):
+            self.problems.add(
+                place,
+                f"'{written}' begins with '{VAR_PREFIX}', which the catalog puts before variables",
+                hint="choose a name without it",
+            )
+            return None
+        return VAR_PREFIX + written
+
+    def locate(self, name: str, place: Place) -> str:
+        """Return the path of a file that is named at `place`: relative to the naming file."""
+        return beside(self.job if place.line is None else place.path, name)
 
     # --- many values ---
 
@@ -133,22 +150,23 @@ class Reader:
         if step == 0:
             self.problems.add(place, f"the range '{shown}' has step 0 and never ends")
             return
-        if (last - first) * step < 0:
-            back = -step
+        width = _EXACT.subtract(last, first)
+        if width and (width < 0) != (step < 0):
             self.problems.add(
                 place,
                 f"the range '{shown}' is empty: its step leads away from its end",
-                hint=f"write '{found['first']}..{found['last']} step {back}'",
+                hint=f"write '{found['first']}..{found['last']} step {step.copy_negate()}'",
             )
             return
-        count = int((last - first) / step) + 1
+        count = int(_EXACT.divide_int(width, step)) + 1
         if count > MAX_VALUES:
             self.problems.add(
-                place, f"the range '{shown}' has {count:,} values; {MAX_VALUES:,} is the limit"
+                place,
+                f"the range '{shown}' has {_count(count)} values; {MAX_VALUES:,} is the limit",
             )
             return
         for i in range(count):
-            yield _number(first + i * step, place)
+            yield _number(_EXACT.fma(step, i, first), place)
 
     def _spread_form(self, node: Entries, *, name: str) -> Iterator[Written]:
         form = next((form for form in _FORMS if form in node.keys), None)
@@ -157,7 +175,7 @@ class Reader:
                 node.place,
                 "this mapping is no axis value",
                 hint="known forms are {linspace: [first, last, n]}, {random: n, seed: s} and "
-                "{file: name}",
+                "{file: name}; in a bundle every option is a mapping",
             )
             return
         for entry in node:
@@ -179,10 +197,13 @@ class Reader:
         match numbers:
             case [Decimal() as first, Decimal() as last, Decimal() as count]:
                 if count != count.to_integral_value() or not 2 <= count <= MAX_VALUES:  # noqa: PLR2004
-                    self.problems.add(ends[2].place, "linspace needs a whole number of 2 or more")
+                    self.problems.add(
+                        ends[2].place, f"linspace makes 2 to {MAX_VALUES:,} values, not {count}"
+                    )
                     return
+                width = Fraction(last) - Fraction(first)
                 for i in range(int(count)):
-                    exact = Fraction(first) + Fraction(last - first) * i / (int(count) - 1)
+                    exact = Fraction(first) + width * i / (int(count) - 1)
                     yield _number(Decimal(repr(float(exact))), entry.node.place)
             case [_, _, _]:
                 return
@@ -208,24 +229,34 @@ class Reader:
                 for drawn in random_seeds(count, seed=seed):
                     yield Written(drawn, str(drawn), place)
 
-    def _file(self, node: Entries, _name: str) -> Iterator[Written]:
+    def _file(self, node: Entries, name: str) -> Iterator[Written]:
         entry = node.entries[0]
         if not isinstance(entry.node, Leaf):
             self.problems.add(entry.node.place, "file needs the name of a text file")
             return
         place = entry.node.place
-        path = beside(place.path, entry.node.text)
+        path = self.locate(entry.node.text, place)
         text = read_text(path, read=self.read, problems=self.problems, place=place)
         if text is None:
             return
-        found = False
-        for number, line in enumerate(text.removeprefix("\ufeff").splitlines(), start=1):
+        found = 0
+        for number, line in enumerate(text.removeprefix("\ufeff").split("\n"), start=1):
             value = line.strip()
             if value and not value.startswith("#"):
-                found = True
-                yield Written(value, value, Place(path, number, 1))
+                found += 1
+                yield self._line(value, Place(path, number, 1), name=name)
+            if found > MAX_VALUES:
+                self.problems.add(place, f"{path!r} holds more than {MAX_VALUES:,} values")
+                return
         if not found:
             self.problems.add(place, f"{path!r} holds no values, only blank lines and comments")
+
+    @staticmethod
+    def _line(text: str, place: Place, *, name: str) -> Written:
+        """Return a line of a file as if it stood in the job: a number where the field is one."""
+        if name in FIELDS and FIELDS[name].type is not str and re.fullmatch(_DECIMAL, text):
+            return _number(Decimal(text), place)
+        return Written(text, text, place)
 
     # --- single numbers ---
 
@@ -262,44 +293,45 @@ class Reader:
 
         That is one assignment, or two for a sampler whose name carries a schedule.
         """
+        bare = name.removeprefix(VAR_PREFIX)
+        if written.value is None and not (name in FIELDS and FIELDS[name].optional):
+            self.problems.add(written.place, f"'{bare}' has no value")
+            return None
         try:
             if name.startswith(VAR_PREFIX):
-                return {name: _variable(written)}
+                return {name: _text(written)}
             if name == "sampler":
                 return _sampler(written)
             if name == "sigma_schedule":
-                return {name: samplers.parse_schedule(_text(name, written))}
-            value = FIELDS[name].coerce(
-                written.text if FIELDS[name].type is str and written.value is not None
-                else written.value
-            )  # fmt: skip
+                return {name: samplers.parse_schedule(_text(written))}
+            info = FIELDS[name]
+            value = info.coerce(_text(written) if info.type is str else written.value)
             if name == "backend":
                 _check_backend(str(value))
             if name == "model":
                 _check_model(str(value))
         except ValueError as error:
             said = str(error)
-            message = said if said.startswith("unknown ") else f"'{name}' {said}"
+            message = said if said.startswith("unknown ") else f"'{bare}' {said}"
             head, _, hint = message.partition("; ")
             self.problems.add(written.place, head, hint=hint or None)
             return None
         return {name: value}
 
 
-def _variable(written: Written) -> str:
-    if written.value is None:
-        raise ValueError("has no value; a template variable is a text")
+def _text(written: Written) -> str:
+    """Return text as it stands in the file: `1.50` and `yes` keep their spelling."""
+    try:
+        written.text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("holds half of a character that UTF-8 cannot write") from None
+    if "\x00" in written.text:
+        raise ValueError("holds a NUL character")
     return written.text
 
 
-def _text(name: str, written: Written) -> str:
-    value = FIELDS[name].coerce(written.value)
-    assert isinstance(value, str)
-    return value
-
-
 def _sampler(written: Written) -> dict[str, Scalar]:
-    sampler, schedule = samplers.parse_sampler(_text("sampler", written))
+    sampler, schedule = samplers.parse_sampler(_text(written))
     assigned: dict[str, Scalar] = {"sampler": sampler}
     if schedule:
         assigned["sigma_schedule"] = schedule
@@ -327,10 +359,14 @@ def _check_model(model: str) -> None:
 
 
 def _number(value: Decimal, place: Place) -> Written:
-    """Return a computed number as if it had been written."""
-    if value == value.to_integral_value() and value.as_tuple().exponent == 0:
-        return Written(int(value), str(value), place)
-    return Written(float(value), str(value), place)
+    """Return a computed number as if it had been written: `2.0..3.0` goes through 2.0, not 2."""
+    text = f"{value:f}"
+    return Written(float(text) if "." in text else int(text), text, place)
+
+
+def _count(number: int) -> str:
+    """Return a count as people read it, however large."""
+    return f"{number:,}" if number < 10**15 else "far too many"
 
 
 def random_seeds(count: int, *, seed: int) -> Iterator[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from farm.errors import ManifestError
 from farm.grid import expand
 from farm.manifest import Job, load, resolve_yaml
-from farm.manifest.expression import ExpressionError, parse_expression
+from farm.manifest.expression import ExpressionError, match_mapping, parse_expression
 from farm.manifest.template import escape, parse
 from farm.manifest.values import random_seeds
 from farm.task import Scalar
@@ -57,12 +58,18 @@ def values(text: str, field: str, **options: Any) -> list[Scalar]:
         ("level: '1..3'", "var_level", ["1..3"]),
         ("on: [yes, 1.50, 007]", "var_on", ["yes", "1.50", "007"]),
         ("eta: [null, 0.5]", "eta", [None, 0.5]),
+        ("seed: {file: ../manifests/seeds.txt}", "seed", [7, 9]),
+        ("level: {file: ../manifests/seeds.txt}", "var_level", ["7", "9"]),
+        ("level: 0.5..2.0 step 0.5", "var_level", ["0.5", "1.0", "1.5", "2.0"]),
     ],
 )
 def test_an_axis_may_be_written_in_many_forms(
     written: str, field: str, meant: list[Scalar]
 ) -> None:
-    files = {"manifests/p.txt": "# animals\n\na cat\n  a dog # really  \n"}
+    files = {
+        "manifests/p.txt": "\ufeff# animals\r\n\r\na cat\r\n  a dog # really  \r\n",
+        "manifests/seeds.txt": "7\n9",
+    }
     assert values(f"matrix:\n  {written}\n", field, files=files) == meant
 
 
@@ -140,11 +147,22 @@ def test_an_axis_overrides_a_default_and_top_level_keys_are_defaults() -> None:
         ("exclude: ['seed == 1', 'seed == 4']", [2, 3]),
         ("where: \"style == 'oil' and cfg == 3\"", [1, 2, 3, 4]),
         ("where: {style: ink}", []),
+        ("where: \"class == 'mage' and var_class != 'rogue'\"", [1, 2, 3, 4]),
+        ("where: {seed: [2, 4]}", [2, 4]),
+        ("where: {seed: 3..100000}", [3, 4]),
+        ("exclude: {seed: [1..100000 step 2]}", [2, 4]),
+        ("where: {eta: null}", [1, 2, 3, 4]),
+        ("exclude: [{sampler: [DPM++ 2M Karras, Euler a]}]", [1, 2, 3, 4]),
+        ("exclude: [{sampler: [DPM++ 2M Beta, Euler a]}]", []),
+        ("where: \"sampler == 'DPM++ 2M' and schedule in ['Beta']\"", [1, 2, 3, 4]),
         ("sample: {n: 9}", [1, 2, 3, 4]),
     ],
 )
 def test_conditions_choose_cells(condition: str, left: list[Scalar]) -> None:
-    text = f"defaults: {{cfg: 3}}\nmatrix: {{style: [oil], seed: 1..4}}\n{condition}\n"
+    text = (
+        "defaults: {cfg: 3, sampler: dpmpp_2m, sigma_schedule: beta}\n"
+        f"matrix: {{style: [oil], class: mage, seed: 1..4}}\n{condition}\n"
+    )
     assert values(text, "seed") == left
 
 
@@ -156,6 +174,23 @@ def test_overrides_replace_axes_set_defaults_and_job_keys() -> None:
     assert set(values(text, "var_style", overrides=("style=pen",))) == {"pen"}
     job = read_job(text, overrides=("output=out/x", "image.format=webp", "backend=pattern"))
     assert (job.output, job.image.format, job.defaults["backend"]) == ("out/x", "webp", "pattern")
+
+
+def test_an_override_reaches_axes_in_included_files_and_finds_files_beside_the_job() -> None:
+    files = {"manifests/m.yaml": "{style: [oil, ink], seed: 1..9}", "jobs/styles.txt": "pen"}
+    overrides = ("seed=3", "style={file: styles.txt}", "guidance_scale=1..2")
+    job = read_job("matrix: ../manifests/m.yaml", files=files, overrides=overrides)
+    told = [(t.vars["style"], t.seed, t.guidance_scale) for t in expand(job)]
+    assert told == [("pen", 3, 1.0), ("pen", 3, 2.0)]
+
+
+def test_of_two_overrides_the_later_one_counts() -> None:
+    assert values("matrix: {seed: 1}", "seed", overrides=("seed=2", "seed=[3, 4]")) == [3, 4]
+
+
+def test_the_file_name_speaks_of_fields_by_their_own_names() -> None:
+    text = 'file_name: "${var_style}/$${x}-${cfg}-${seed}"\nmatrix: {style: oil}'
+    assert read_job(text).file_name == "${style}/$${x}-${guidance_scale}-${seed}"
 
 
 def test_the_name_and_the_output_default_to_the_files_stem() -> None:
@@ -197,6 +232,10 @@ def test_the_resolved_job_reads_back_to_the_same_job(
     assert replace(again, source=job.source) == job
 
 
+def test_the_resolved_job_says_which_version_wrote_it() -> None:
+    assert resolve_yaml(read_job("name: one")).startswith("# The resolved job, written by farm ")
+
+
 @given(st.text(max_size=80))
 def test_whatever_the_text_only_a_report_of_problems_comes_out(text: str) -> None:
     with suppress(ManifestError):
@@ -217,6 +256,29 @@ def test_templates_fill_names_and_nothing_else() -> None:
     template = parse("{a} ${b} $${c} $5 ${d}")
     assert template.names == {"b", "d"}
     assert template.fill({"b": "${d}", "d": 4.0}) == "{a} ${d} ${c} $5 4"
+
+
+@given(st.text())
+def test_any_text_is_an_expression_or_is_refused(text: str) -> None:
+    with suppress(ExpressionError):
+        parse_expression(text).holds({})
+
+
+scalars = st.none() | st.integers(-9, 9) | st.floats(-9, 9) | st.text("ab \\\"'\n0.", max_size=4)
+
+
+@given(st.lists(scalars, max_size=6), scalars)
+def test_a_mapping_matches_the_values_it_lists(listed: list[Scalar], value: Scalar) -> None:
+    wanted = match_mapping({"a": listed or [1]})
+    assert parse_expression(wanted.text) == wanted
+    assert wanted.holds({"a": value}) == any(
+        parse_expression("a == b").holds({"a": value, "b": one}) for one in listed or [1]
+    )
+
+
+def test_an_expression_travels_to_other_processes() -> None:
+    wanted = parse_expression("a in [1, 'x', b] and not c > 2 * -3")
+    assert pickle.loads(pickle.dumps(wanted)) == wanted
 
 
 numbers = st.integers(-5, 5) | st.sampled_from([0.5, 1.5, 2.0])
@@ -260,7 +322,8 @@ def test_text_and_absent_values_compare_without_surprises(text: str, *, holds: b
 @pytest.mark.parametrize(
     "text",
     ["__import__('os')", "a.b", "a[0]", "lambda: 1", "[x for x in y]", "f'{a}'", "a if b else c",
-     "a is b", "(a := 1)", "a ** 9", "a, b", "...", "1 if", "(" * 300, "a in b"],
+     "a is b", "(a := 1)", "a ** 9", "a, b", "...", "1 if", "a in b", "a not b", "3seed", "1e999",
+     "'a", "a = 1", "[1]", "(" * 300, "-" * 90_000 + "1", "not " * 9000 + "a", "1" + "+1" * 9000],
 )  # fmt: skip
 def test_the_grammar_is_closed(text: str) -> None:
     with pytest.raises(ExpressionError):
