@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import tomllib
 from pathlib import Path
@@ -131,6 +132,19 @@ def test_every_node_gets_this_version_from_the_same_pins(path: Path) -> None:
     for local in config["file_mounts"].values():
         made_by_the_user = local.startswith(("~", "dist/"))
         assert made_by_the_user or (ROOT / local).exists(), local
+
+
+UNITS = re.findall(r"^ExecStart=(.*)$", (ROOT / "docs/how-to/cluster.md").read_text(), re.MULTILINE)
+
+
+def test_the_systemd_units_start_ray_as_the_launcher_does() -> None:
+    head, worker = (start_options([unit]) for unit in UNITS)
+    launched = start_options(read(ON_PREMISE)["head_start_ray_commands"])
+    differing = {name for name in head if head[name] != launched[name]}
+    assert differing == {"block", "autoscaling_config"}
+    assert head["block"] is worker["block"] is True
+    address = read(ON_PREMISE)["provider"]["head_ip"]
+    assert worker["address"] == f"{address}:{head['port']}"
 
 
 def start_options(commands: list[str]) -> dict[str, Any]:
