@@ -197,9 +197,11 @@ def rough_time(seconds: float) -> str:
         return f"{minutes}{'½' if half else ''} min"
     if seconds < _HOUR:
         return f"{math.ceil(seconds / _MINUTE)} min"
-    if seconds < 2 * _DAY:
+    if seconds < 10 * _HOUR:
         hours, tens = divmod(math.ceil(seconds / 600), 6)
-        return f"{hours} h {tens * 10} min" if tens and hours < 10 else f"{hours} h"  # noqa: PLR2004
+        return f"{hours} h {tens * 10} min" if tens else f"{hours} h"
+    if seconds < 2 * _DAY:
+        return f"{math.ceil(seconds / _HOUR)} h"
     return f"{math.ceil(seconds / _DAY)} days"
 
 
@@ -412,6 +414,8 @@ def draw(view: RunView, *, width: int, height: int) -> RenderableType:
         return Text("starting", style="dim")
     lines: list[RenderableType] = [_bar(view), _numbers(view, width)]
     lines.extend(_workers(view, room=max(1, height - _FRAME_LINES)))
+    if not view.workers and view.report is None and view.to_render and not view.finished:
+        lines.append(Text("starting workers", style="dim"))
     if view.last_image and view.report is None:
         lines.append(Text(shorten(f"latest: {view.last_image}", width), style="dim"))
     return Group(*lines)

@@ -207,8 +207,7 @@ class _Question:
 
         DuckDB's optimiser knows: it plans the question over a table without rows, and its plan
         names the columns to scan. What the plan only mentions counts as well. Which variables a
-        catalog has is not known, so a question that ranges over columns (`*`) reads everything; a
-        variable that nobody else can have meant gives it away.
+        catalog has is not known yet, so one of no possible name stands for all that `*` may mean.
         """
         text = f"{self.sql or ''} {self.where or ''}"
         if _COLUMNS.search(text):
@@ -223,8 +222,7 @@ class _Question:
                 [[_, plan]] = connection.execute(f"EXPLAIN (FORMAT JSON) {sql}").fetchall()
         except (InputError, ValueError):
             return ()
-        needed = tuple(name for name in empty.column_names if name in plan)
-        return () if _ANY_VARIABLE in needed else needed
+        return tuple(name for name in empty.column_names if name in plan)
 
     @contextmanager
     def _posed(self, table: pa.Table) -> Iterator[tuple[duckdb.DuckDBPyConnection, str]]:

@@ -32,6 +32,8 @@ SILENCE_S = 600.0
 """Leases without any other sign of life for this long are taken for those of the dead."""
 _PAUSE_S = 5.0
 """Between two chunks a worker may hold no lease; a commit this young still means a run."""
+_START_S = 120.0
+"""A run that has begun and neither leased nor committed anything may be starting its workers."""
 _RECENT = timedelta(minutes=5)
 """Span over which the speed is measured."""
 
@@ -110,13 +112,16 @@ def status(output: str, *, now: Callable[[], float] = time.time) -> Status:
     failed = table.filter(pc.equal(table["status"], "failed"))
     leases = store.control.names("leases/")
     finished_at: datetime | None = pc.max(table["finished_at"]).as_py()
-    life = _last_life(store, finished_at)
+    begun, life = _signs_of_life(store, finished_at)
+    is_starting = begun is not None and (life is None or begun > life)
+    life = begun if is_starting else life
     silence = math.inf if life is None else now() - life.timestamp()
+    patience = SILENCE_S if leases else _START_S if is_starting else _PAUSE_S
     to_do = plan.to_render if plan else None
     known = plan.done + plan.failed if plan else total.total()
     return Status(
         output=store.url,
-        phase=_phase(leases=len(leases), silence_s=silence, to_do=to_do),
+        phase=_phase(is_alive=silence < patience, has_leases=bool(leases), to_do=to_do),
         job=plan.job if plan else None,
         tasks=plan.unique_tasks if plan else None,
         rendered=plan.done if plan else total["rendered"],
@@ -132,12 +137,12 @@ def status(output: str, *, now: Callable[[], float] = time.time) -> Status:
     )
 
 
-def _phase(*, leases: int, silence_s: float, to_do: int | None) -> Phase:
+def _phase(*, is_alive: bool, has_leases: bool, to_do: int | None) -> Phase:
     if to_do == 0:
         return Phase.COMPLETE
-    if leases:
-        return Phase.RUNNING if silence_s < SILENCE_S else Phase.SILENT
-    return Phase.RUNNING if silence_s < _PAUSE_S else Phase.INCOMPLETE
+    if is_alive:
+        return Phase.RUNNING
+    return Phase.SILENT if has_leases else Phase.INCOMPLETE
 
 
 def _plan(store: Store) -> planner.Plan | None:
@@ -153,16 +158,22 @@ def _plan(store: Store) -> planner.Plan | None:
     return planner.plan(grid.expand(job), job=job, rendered=done.rendered, failed=done.failed)
 
 
-def _last_life(store: Store, finished_at: datetime | None) -> datetime | None:
-    """Return when a row was finished, a part committed or a lease written, whichever was last."""
+def _signs_of_life(
+    store: Store, finished_at: datetime | None
+) -> tuple[datetime | None, datetime | None]:
+    """Return when the last run began, and when anything was last finished, committed or leased."""
     files = open_files(store.url)
-    changed = [
-        datetime.fromtimestamp(entry.modified, UTC)
-        for folder in ("catalog", "control/leases")
-        for entry in files.scan(folder)
-        if entry.modified is not None
-    ]
-    return max([*changed, *([finished_at] if finished_at else [])], default=None)
+
+    def changed(*folders: str) -> list[datetime]:
+        return [
+            datetime.fromtimestamp(entry.modified, UTC)
+            for folder in folders
+            for entry in files.scan(folder)
+            if entry.modified is not None
+        ]
+
+    worked = changed("catalog", "control/leases") + ([finished_at] if finished_at else [])
+    return max(changed("control/runs"), default=None), max(worked, default=None)
 
 
 def _speed(table: Any) -> float | None:  # noqa: ANN401 - a pyarrow.Table

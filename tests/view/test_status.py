@@ -100,6 +100,18 @@ def test_a_lease_without_a_sign_of_life_is_that_of_the_dead(
     assert "submit the job again" in text_of(silent)
 
 
+def test_a_run_that_has_only_begun_is_taken_for_one_for_a_while(
+    apples: list[TaskSpec], make_output: MakeOutput
+) -> None:
+    output = make_output(apples[:4], job=JOB)
+    written(output, at=NOW)
+    Store.open(output).begin_run()
+    for path in (Path(output) / "control" / "runs").iterdir():
+        os.utime(path, (NOW + 1000, NOW + 1000))
+    assert status(output, now=lambda: NOW + 1060).phase is Phase.RUNNING
+    assert status(output, now=lambda: NOW + 2000).phase is Phase.INCOMPLETE
+
+
 def test_without_a_job_the_catalog_speaks_alone(
     apples: list[TaskSpec], make_output: MakeOutput
 ) -> None:
