@@ -37,7 +37,8 @@ def choose_executor(
 
     Args:
         choice: `auto`, `inline` or `ray`.
-        address: a running Ray cluster to join; None starts Ray here.
+        address: a running Ray cluster to join; None takes `RAY_ADDRESS`, as every Ray program
+            does, and starts Ray here if that is not set.
         workers: how many workers; None decides.
         resources: what each worker asks of the cluster.
 
@@ -57,6 +58,7 @@ def choose_executor(
                 hint="leave --address and --workers out, or use --executor ray",
             )
         return InlineExecutor(), "inline: one worker in this process, as asked"
+    address = address or os.environ.get("RAY_ADDRESS") or None
     if importlib.util.find_spec("ray") is None:
         if choice == "auto" and address is None:
             return InlineExecutor(), "inline: one worker in this process, as Ray is not installed"

@@ -75,6 +75,8 @@ WAIT_S = 0.5
 """Longest wait for news; also how soon a stop request is heeded."""
 LEASES_PER_WORKER = 2
 """One rendering, one waiting behind it, so that a stream can run on."""
+LONELY_S = 60.0
+"""How long no worker is normal: Ray's start and a worker's imports on a busy machine."""
 ROWS_PER_VERDICT = 4096
 """Failed rows that the driver writes at a time, when a whole pipeline is given up."""
 
@@ -141,22 +143,24 @@ def run(
             stop=stop,
             clock=clock,
             tally=tally,
-        ).events()
+        ).run()
     seconds = clock() - started
+    failed = sum(tally.failures.values())
+    unfinished = plan.to_render - tally.rendered - failed
     yield events.RunFinished(
         report=RunReport(
             rendered=tally.rendered,
-            failed=sum(tally.failures.values()),
+            failed=failed,
             failed_before=plan.failed_standing,
             skipped=plan.unique_tasks - plan.failed_standing - plan.to_render,
-            unfinished=plan.to_render - tally.rendered - sum(tally.failures.values()),
+            unfinished=unfinished,
             seconds=seconds,
             images_per_second=tally.rendered / seconds if seconds else 0.0,
             denoiser_evaluations=tally.denoiser_evaluations,
             efficiency=None,
             output=store.url,
             failures=dict(tally.failures),
-            interrupted=stop.asked,
+            interrupted=stop.asked and unfinished > 0,
         )
     )
 
@@ -239,18 +243,22 @@ class _Run:
     paused_until: float = 0.0
     heartbeats: dict[str, Heartbeat] = field(default_factory=dict)
     told_to_stop: bool = False
+    alone_since: float | None = None
+    """Since when there has been no worker."""
+    has_mentioned_waiting: bool = False
     verdict_numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
     # --- the loop -------------------------------------------------------------------------------
 
-    def events(self) -> Iterator[Event]:
+    def run(self) -> Iterator[Event]:
         """Run to the end."""
-        self.executor.start(self.setup)
         try:
+            self.executor.start(self.setup)
             while not self.is_over():
                 yield from self.heed_stop()
                 yield from self.tend_store()
                 yield from self.lease()
+                yield from self.mention_waiting()
                 for message in self.executor.wait(self.patience()):
                     yield from self.take(message)
         finally:
@@ -272,6 +280,16 @@ class _Run:
             self.told_to_stop = True
             self.executor.ask_to_stop()
             yield events.Notice(message="stopping: finished images are being committed")
+
+    def mention_waiting(self) -> Iterator[Event]:
+        """Say so, once, when there is no worker for a while: it may take a cluster minutes."""
+        if self.workers:
+            self.alone_since = None
+        elif self.alone_since is None:
+            self.alone_since = self.clock()
+        elif self.clock() - self.alone_since >= LONELY_S and not self.has_mentioned_waiting:
+            self.has_mentioned_waiting = True
+            yield events.Notice(message="waiting for a worker: there is no room for one yet")
 
     def patience(self) -> float:
         """Return how long to wait for news, in seconds."""
@@ -423,6 +441,8 @@ class _Run:
         self, decision: Decision, chunk: Chunk, tasks: tuple[TaskSpec, ...], reason: str
     ) -> Iterator[Event]:
         """Do with `tasks` of `chunk` as decided."""
+        if not tasks:
+            return
         match decision:
             case Retry(history=history) | Split(history=history):
                 self.workload.put_back(Piece(key=chunk.key, tasks=tasks, history=history))
@@ -484,7 +504,8 @@ class _Run:
         match decide(StoreFailed(in_a_row=self.store_faults), History(), self.policy):
             case Pause(delay_s=delay_s):
                 self.paused_until = self.clock() + delay_s
-                yield events.Notice(message=f"the store failed, next try in {delay_s:g} s: {error}")
+                what, *_ = str(error).splitlines()
+                yield events.Notice(message=f"the store failed, next try in {delay_s:g} s: {what}")
             case _:
                 raise error
 

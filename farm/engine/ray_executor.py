@@ -226,6 +226,7 @@ class RayExecutor:
             self._owns_ray = False
             with _own_signal_handlers():
                 self._ray.shutdown()
+            self._let_ray_print(allowed=True)
 
     # --- Ray ------------------------------------------------------------------------------------
 
@@ -255,6 +256,15 @@ class RayExecutor:
                 else "`--executor inline` renders without Ray",
             ) from error
         self._owns_ray = True
+        self._let_ray_print(allowed=False)
+
+    def _let_ray_print(self, *, allowed: bool) -> None:
+        """Keep Ray from printing what happens to its nodes: standard output is for results.
+
+        `log_to_driver` does not cover such messages (`listen_error_messages` in Ray 2.60), and we
+        say the same in events.
+        """
+        self._ray._private.worker._worker_logs_enabled = allowed  # noqa: SLF001 - no public switch
 
     def _room(self, resources: dict[str, float]) -> int:
         """Return how many workers the cluster has room for now, at least one."""
@@ -309,7 +319,7 @@ class RayExecutor:
         except exceptions.RayTaskError as error:
             cause = error.cause
             raise cause if isinstance(cause, FarmError) else error from None
-        except (exceptions.RayError, exceptions.RaySystemError) as error:
+        except exceptions.RayError as error:
             return self._lose(name, remote, error)
         if isinstance(answer, WorkerReport):
             remote.talking = self._control_call(remote.actor.report)

@@ -51,7 +51,7 @@ from farm.task import (
     task_id,
 )
 
-WRITERS = 2
+WRITERS = 4
 """Threads that encode and write. Compression leaves the interpreter's lock, so they do overlap."""
 UNWRITTEN_LIMIT = 32
 """Images that may wait to be written before the renderer waits for the writers."""
@@ -63,7 +63,7 @@ MESSAGE_LIMIT = 2000
 class _Batch:
     """What a lot has for the store and has not handed to the committing thread yet."""
 
-    writes: list[tuple[int, Future[Row]]] = field(default_factory=list)
+    writes: list[tuple[_InFlight, Future[Row]]] = field(default_factory=list)
     failures: list[tuple[TaskProblem, Row]] = field(default_factory=list)
 
 
@@ -347,7 +347,7 @@ class Worker:
                 self._wait_for_writers()
                 write = self._writers.submit(self._write, flight, result)
                 self._unwritten.append(write)
-                lot.batch.writes.append((flight.index, write))
+                lot.batch.writes.append((flight, write))
             case Failed():
                 self._fail(flight, result, in_company=False)
         self._answered(lot)
@@ -452,14 +452,19 @@ class Worker:
 
     def _commit(self, lot: _Lot, batch: _Batch) -> None:
         """Commit what is written of `batch` as one part; note a store fault and leave the rest."""
-        rows = [row for _, row in batch.failures]
+        failures = list(batch.failures)
+        rows: list[Row] = []
         written: list[int] = []
-        for index, write in batch.writes:
+        for flight, write in batch.writes:
             try:
                 rows.append(write.result())
             except StoreError:
                 continue  # noted by the thread that met it
-            written.append(index)
+            except Exception as error:  # noqa: BLE001 - an encoder that cannot have this picture
+                failures.append(self._unwritable(flight, error))
+                continue
+            written.append(flight.index)
+        rows.extend(row for _, row in failures)
         if not rows:
             return
         started = time.perf_counter()
@@ -474,9 +479,19 @@ class Worker:
         lot.commit_seconds += time.perf_counter() - started
         lot.parts.append(part)
         lot.rendered += len(written)
-        lot.failed.extend(problem for problem, _ in batch.failures)
-        lot.committed.update(written)
-        lot.committed.update(problem.index for problem, _ in batch.failures)
+        lot.failed.extend(problem for problem, _ in failures)
+        lot.committed.update(written, (problem.index for problem, _ in failures))
+
+    def _unwritable(self, flight: _InFlight, error: Exception) -> tuple[TaskProblem, Row]:
+        """Return the failed row of a picture that was rendered and cannot be encoded or named."""
+        chunk = flight.lot.chunk
+        task = chunk.tasks[flight.index]
+        message = f"the picture cannot be written: {_explain(error)}"
+        failed = Failed(task=task, kind=FailureKind.INTERNAL, message=message)
+        problem = TaskProblem(
+            index=flight.index, task_id=task_id(task), kind=failed.kind, message=message
+        )
+        return problem, self._row(failed, chunk=chunk, since=flight.since)
 
     def _finish(self, lot: _Lot, batch: _Batch, fault: Fault | None) -> None:
         """Commit the rest of a lot and answer it."""

@@ -1,6 +1,6 @@
 """A driver in a process of its own, for tests that kill it.
 
-Usage: driver.py EXECUTOR OUTPUT MODEL SEEDS PROMPT...
+Usage: driver.py EXECUTOR[@ADDRESS] OUTPUT MODEL SEEDS PROMPT...
 
 Writes its process id into the model's folder, heeds SIGINT and SIGTERM as the command line does,
 and prints one JSON object an event.
@@ -25,8 +25,9 @@ def main() -> None:
     stop = Stop()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.request())
+    name, _, address = executor.partition("@")
     workers = 2 if executor == "ray" else None
-    chosen, _ = choose_executor(executor, workers=workers)
+    chosen, _ = choose_executor(name, address=address or None, workers=workers)
     for event in play(job, chosen, stop=stop):
         print(json.dumps(event.to_json()), flush=True)  # noqa: T201 - the test reads it
 

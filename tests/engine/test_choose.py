@@ -15,6 +15,7 @@ GIB = 2**30
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     """Pretend to be a machine of two cores and no GPU."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
     _pretend(monkeypatch, cores=2, gpus=0)
     return monkeypatch
 
@@ -60,6 +61,13 @@ def test_a_cluster_decides_how_many_workers_it_has_room_for() -> None:
 
 
 @pytest.mark.usefixtures("machine")
+def test_the_environment_may_name_the_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.2:6379")
+    assert "10.0.0.2:6379" in choose_executor("auto")[1]
+    assert "10.0.0.1:6379" in choose_executor("auto", address="10.0.0.1:6379")[1]
+    assert choose_executor("inline")[0].name == "inline"
+
+
 def test_gpus_may_be_shared_or_declined(machine: pytest.MonkeyPatch) -> None:
     _pretend(machine, cores=8, gpus=2)
     assert choose_executor("auto", resources=Resources(num_gpus=0.5))[0].size == 4

@@ -11,8 +11,8 @@ import pytest
 from farm.engine.chunks import Chunk, ChunkOutcome, WorkerSetup
 from farm.engine.decide import History, Policy
 from farm.engine.worker import Worker
-from farm.store import Store
-from farm.task import TaskSpec, pipeline_key, task_id
+from farm.store import Row, Store, encode_image
+from farm.task import FailureKind, TaskSpec, pipeline_key, task_id
 from tests.engine.fault_renderers import BATCHING_FACTORY, begun, loads
 from tests.engine.scenes import make_job
 
@@ -161,9 +161,8 @@ def test_the_heartbeat_counts_what_no_answer_has_counted(worker: Worker, model: 
     assert "cfg 7.5" in heartbeat.settings
     for _ in steps:
         pass
-    while not worker.has_news:
-        worker.report(0)
-    heartbeat = worker.report(10).heartbeat
+    assert _outcomes(worker, 1)["c1"].rendered == 5
+    heartbeat = worker.report(0).heartbeat
     assert (heartbeat.phase, heartbeat.rendered, heartbeat.in_flight) == ("idle", 0, 0)
 
 
@@ -180,3 +179,20 @@ def test_every_row_says_who_made_it_and_in_which_attempt(
         assert (row["worker"], row["node"], row["attempt"], row["run"]) == ("w1", "here", 3, 1)
         assert (row["encode_ms"] is not None) == (row["status"] == "rendered")
     assert len(begun(model)) == 2
+
+
+def test_a_picture_that_cannot_be_written_is_a_failed_row(
+    worker: Worker, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(pixels: object, settings: object, row: Row) -> bytes:
+        if row.task.prompt == "too large":
+            raise ValueError("no encoder takes this")
+        return encode_image(pixels, settings, row)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("farm.engine.worker.encode_image", refuse)
+    worker.lease(_chunk("c1", model, "fine", "too large", "fine 2"))
+    outcome = _outcomes(worker, 1)["c1"]
+    assert outcome.rendered == 2
+    [problem] = outcome.failed
+    assert (problem.index, problem.kind) == (1, FailureKind.INTERNAL)
+    assert "no encoder takes this" in problem.message
