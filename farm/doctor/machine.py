@@ -16,7 +16,7 @@ import psutil
 from farm.doctor.apart import ProbeError, ask
 from farm.doctor.finding import Finding, fail, ok, warn
 from farm.doctor.libraries import installed_version
-from farm.view.summary import count, data_size
+from farm.view.words import count, data_size
 
 _GB = 10**9
 _LOOK_S = 120.0

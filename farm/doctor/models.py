@@ -11,7 +11,7 @@ from farm.doctor.finding import Finding, fail, ok, warn
 from farm.doctor.machine import hub_cache
 from farm.errors import ModelError
 from farm.render.models import INDEX, ModelInfo, list_models, pipeline_class_name
-from farm.view.summary import count, data_size
+from farm.view.words import count, data_size
 
 _LFS = b"version https://git-lfs"
 

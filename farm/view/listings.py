@@ -11,7 +11,8 @@ from rich.text import Text
 
 from farm.render.models import ModelInfo, list_models
 from farm.samplers import SAMPLERS, SIGMA_SCHEDULES, Sampler
-from farm.view.summary import data_size, list_table, place, present
+from farm.view.summary import list_table, place, present
+from farm.view.words import data_size
 
 # --- samplers -----------------------------------------------------------------------------------
 

@@ -8,7 +8,6 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
 import threading
 import time
@@ -27,7 +26,7 @@ from rich.text import Text
 
 from farm.engine import events
 from farm.engine.events import Event
-from farm.view.query import shorten
+from farm.view.words import clock_time, rate, rough_time, shorten
 
 Clock = Callable[[], float]
 """Seconds from anywhere, never backwards."""
@@ -177,41 +176,6 @@ class RunView:
 
 
 # --- in words -----------------------------------------------------------------------------------
-
-_MINUTE, _HOUR, _DAY = 60, 3600, 86_400
-
-
-def clock_time(seconds: float) -> str:
-    """Return a span as a clock shows it: `0:07`, `12:34`, `3:25:45`."""
-    minutes, second = divmod(round(seconds), _MINUTE)
-    hours, minute = divmod(minutes, _MINUTE)
-    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
-
-
-def rough_time(seconds: float) -> str:
-    """Return a span as one says it, in steps coarse enough not to flicker: `25 s`, `3 h 20 min`."""
-    if seconds < _MINUTE:
-        return f"{max(5, 5 * math.ceil(seconds / 5))} s"
-    if seconds < 10 * _MINUTE:
-        minutes, half = divmod(math.ceil(seconds / 30), 2)
-        return f"{minutes}{'½' if half else ''} min"
-    if seconds < _HOUR:
-        return f"{math.ceil(seconds / _MINUTE)} min"
-    if seconds < 10 * _HOUR:
-        hours, tens = divmod(math.ceil(seconds / 600), 6)
-        return f"{hours} h {tens * 10} min" if tens else f"{hours} h"
-    if seconds < 2 * _DAY:
-        return f"{math.ceil(seconds / _HOUR)} h"
-    return f"{math.ceil(seconds / _DAY)} days"
-
-
-def rate(per_second: float) -> str:
-    """Return a speed with as many digits as mean something: `31 images/s`, `4.2 images/min`."""
-    if per_second >= 1:
-        return f"{per_second:.3g} images/s"
-    if per_second * _MINUTE >= 1:
-        return f"{per_second * _MINUTE:.3g} images/min"
-    return f"{per_second * _HOUR:.3g} images/h"
 
 
 def facts(view: RunView) -> list[str]:

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from rich.cells import cell_len, set_cell_size
+from rich.cells import cell_len
 
 from farm.errors import InputError, suggest
 from farm.manifest.job import VAR_PREFIX
@@ -36,6 +36,7 @@ from farm.store import Store
 from farm.store.catalog import SCHEMA
 from farm.store.row import RESULT_FIELDS
 from farm.task import ALIASES, FIELDS
+from farm.view.words import shorten
 
 if TYPE_CHECKING:
     import duckdb
@@ -459,17 +460,6 @@ def _plain(value: object) -> object:
         case _:
             plain = str(value)
     return plain
-
-
-def shorten(text: str, width: int) -> str:
-    """Return `text` in at most `width` terminal cells, its middle left out where it must be."""
-    text = " ".join(text.split())
-    if cell_len(text) <= width:
-        return text
-    tail = max(0, (width - 1) // 3)
-    head = set_cell_size(text, max(0, width - 1 - tail)).rstrip()
-    end = set_cell_size(text[::-1], tail)[::-1].lstrip() if tail else ""
-    return f"{head}…{end}"
 
 
 def show_value(value: object) -> str:

@@ -25,8 +25,8 @@ from farm import grid, manifest, planner
 from farm.errors import FarmError
 from farm.store import Store
 from farm.store.files import open_files
-from farm.view.progress import rate, rough_time
 from farm.view.summary import example_messages, facts_table, failures_view, place, present, stdout
+from farm.view.words import rate, rough_time
 
 SILENCE_S = 600.0
 """Leases without any other sign of life for this long are taken for those of the dead."""

@@ -12,7 +12,7 @@ import shlex
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -21,13 +21,14 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from farm.engine.events import RunReport
 from farm.errors import OutputError
 from farm.manifest.job import VAR_PREFIX, Job
 from farm.planner import Plan
 from farm.store import Store
-from farm.view.progress import clock_time, rate, rough_time
-from farm.view.query import shorten
+from farm.view.words import clock_time, count, data_size, rate, rough_time, shorten
+
+if TYPE_CHECKING:
+    from farm.engine.events import RunReport
 
 
 def stdout() -> Console:
@@ -66,20 +67,6 @@ def list_table(*columns: str, right: Iterable[str] = ()) -> Table:
             name, justify="right" if is_number else "left", no_wrap=is_number, overflow="fold"
         )
     return table
-
-
-def count(number: int, noun: str) -> str:
-    """Return a number with its noun: `1 image`, `1,200 images`."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def data_size(size: float) -> str:
-    """Return bytes as people say them: `48 kB`, `1.2 GB`."""
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if size < 1000:  # noqa: PLR2004 - SI prefixes
-            return f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:.3g} TB"
 
 
 def place(output: str) -> str:

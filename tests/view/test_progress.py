@@ -18,12 +18,10 @@ from farm.view.progress import (
     PlainProgress,
     RunView,
     Speed,
-    clock_time,
     draw,
     open_progress,
-    rate,
-    rough_time,
 )
+from farm.view.words import clock_time, rate, rough_time
 
 
 class Clock:

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from farm.errors import InputError, OutputError
 from farm.store import Store
 from farm.task import TaskSpec
-from farm.view.query import ask, catalog, query, render_table, shorten, widen
+from farm.view.query import ask, catalog, query, render_table, widen
+from farm.view.words import shorten
 
 MakeTask = Callable[..., TaskSpec]
 MakeOutput = Callable[..., str]

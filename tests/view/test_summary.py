@@ -27,7 +27,6 @@ from farm.view.listings import (
 )
 from farm.view.summary import (
     Estimate,
-    data_size,
     estimate,
     example_messages,
     place,
@@ -36,6 +35,7 @@ from farm.view.summary import (
     print_report,
     report_view,
 )
+from farm.view.words import data_size
 
 MakeTask = Callable[..., TaskSpec]
 MakeOutput = Callable[..., str]
