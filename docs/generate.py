@@ -11,6 +11,7 @@ as a whole.
 from __future__ import annotations
 
 import ast
+import dataclasses
 import inspect
 import json
 import re
@@ -21,16 +22,21 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import typer
 
-from farm import cli, errors, samplers
+import farm
+from farm import cli, errors, planner, samplers
+from farm.engine import events
 from farm.engine.decide import CURABLE
+from farm.engine.events import Event, RunReport
 from farm.errors import ExitCode, FarmError
 from farm.grid import expand
 from farm.manifest import job_schema, load, matrix_schema
+from farm.planner import Plan
 from farm.store import layout
 from farm.store.catalog import COLUMNS, SCHEMA
-from farm.task import FIELDS, FailureKind, FieldInfo
+from farm.task import DIGEST_BYTES, FIELDS, FailureKind, FieldInfo
 
 ROOT = Path(__file__).resolve().parents[1]
 REGION = re.compile(
@@ -94,14 +100,18 @@ def paragraphs(docstring: str | None) -> list[str]:
 
 
 def attribute_docs(kind: type) -> Mapping[str, str]:
-    """Return the text that stands below each attribute of a class, by the attribute's name."""
+    """Return the text that a class has about each attribute and property, by its name."""
     [body] = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
     assert isinstance(body, ast.ClassDef)
-    found = {}
+    found = {
+        name: paragraphs(member.__doc__)[0]
+        for name, member in vars(kind).items()
+        if isinstance(member, property)
+    }
     for statement, below in zip(body.body, body.body[1:], strict=False):
         match statement, below:
             case (
-                ast.Assign(targets=[ast.Name(id=name)]),
+                ast.Assign(targets=[ast.Name(id=name)]) | ast.AnnAssign(target=ast.Name(id=name)),
                 ast.Expr(value=ast.Constant(value=str() as text)),
             ):
                 found[name] = inspect.cleandoc(text)
@@ -312,6 +322,60 @@ def catalog_columns() -> str:
     return table(("column", "type", "meaning"), rows)
 
 
+# --- for programs -------------------------------------------------------------------------------
+
+
+def python_interface() -> str:
+    """Return one section for each function of the Python interface."""
+    blocks = []
+    for name in farm.__all__:
+        function = getattr(farm, name)
+        if not callable(function):
+            continue
+        [head] = ast.parse(inspect.getsource(function)).body
+        assert isinstance(head, ast.FunctionDef)
+        head.body, head.name = [], f"farm.{name}"
+        signature = ast.unparse(head).removeprefix("def ").rstrip(":")
+        blocks += [f"## farm.{name}", f"```text\n{signature}\n```", *paragraphs(function.__doc__)]
+    return "\n\n".join(blocks)
+
+
+def json_plan() -> str:
+    """Return the table of what `farm plan --json` prints."""
+    job = load("job.yaml", read={"job.yaml": "backend: pattern\n"}.__getitem__)
+    nothing = np.empty((0, DIGEST_BYTES), np.uint8)
+    plan = planner.plan(expand(job), job=job, rendered=nothing, failed=nothing)
+    return _keys_of(plan.to_json(), Plan)
+
+
+def json_report() -> str:
+    """Return the table of what `farm submit --json` prints at its end."""
+    return _keys_of([field.name for field in dataclasses.fields(RunReport)], RunReport)
+
+
+def json_events() -> str:
+    """Return the table of what `farm submit --json` says on the way."""
+    kinds = [
+        kind
+        for kind in vars(events).values()
+        if isinstance(kind, type) and issubclass(kind, Event) and kind is not Event
+    ]
+    rows = (
+        (
+            code(kind.__name__),
+            ", ".join(code(field.name) for field in dataclasses.fields(kind)),
+            paragraphs(kind.__doc__)[0],
+        )
+        for kind in kinds
+    )
+    return table(("event", "keys", "meaning"), rows)
+
+
+def _keys_of(names: Iterable[str], kind: type) -> str:
+    docs = attribute_docs(kind)
+    return table(("key", "meaning"), ((code(name), docs.get(name, "")) for name in names))
+
+
 # --- errors -------------------------------------------------------------------------------------
 
 
@@ -372,7 +436,11 @@ REGIONS: Mapping[str, Callable[[], str]] = {
     "exit-codes": exit_codes,
     "failure-kinds": failure_kinds,
     "job-keys": job_keys,
+    "json-events": json_events,
+    "json-plan": json_plan,
+    "json-report": json_report,
     "output-tree": output_tree,
+    "python-interface": python_interface,
     "refused-samplers": refused_samplers,
     "sampler-table": sampler_table,
     "schedule-table": schedule_table,

@@ -35,6 +35,19 @@ def test_everything_derived_from_the_code_says_what_the_code_says() -> None:
     assert {"manifests/job.schema.json", "docs/reference/cli.md"} <= set(derived)
 
 
+def test_every_derived_table_is_shown_in_some_page() -> None:
+    generator = load_generator()
+    text = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+    assert {found["name"] for found in generator.REGION.finditer(text)} == set(generator.REGIONS)
+
+
+def test_the_glossary_is_in_order() -> None:
+    for section in (ROOT / "GLOSSARY.md").read_text(encoding="utf-8").split("\n## ")[1:]:
+        words = [line.split("**")[1].lower() for line in section.splitlines() if line[:2] == "**"]
+        assert words
+        assert words == sorted(words)
+
+
 @every_page
 def test_links_lead_somewhere(page: Path) -> None:
     dead = []
