@@ -508,7 +508,7 @@ def paginate(grid: Grid, measure: Measure, limits: Limits) -> tuple[Layout, ...]
 
 def _cuts(count: int) -> Iterator[list[range]]:
     """Yield ever finer even divisions of 0..count, from one piece to pieces of one."""
-    pieces, size = 1, count
+    pieces = 1
     while True:
         size = math.ceil(count / pieces)
         yield [range(start, min(start + size, count)) for start in range(0, count, size)]

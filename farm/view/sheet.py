@@ -443,8 +443,8 @@ def _place(
         cell = (down[row[axes.y] if axes.y else None], across[row[axes.x] if axes.x else None])
         number = filled[cell] = filled.get(cell, -1) + 1
         slot = (*cell, rank[inside.key(row)] if inside.is_fixed else number)
-        # Rows that no column of the sheet tells apart (one task on two backends' hashes) share a
-        # slot: a picture goes before a failure, and a failure before nothing.
+        # Rows that no column of the sheet tells apart share a slot: a picture goes before a
+        # failure, and a failure before a task that is still to do.
         if slot not in placed or _rank(row) < _rank(placed[slot]):
             placed[slot] = row
     return placed
