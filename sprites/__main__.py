@@ -106,7 +106,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         seed=arguments.seed,
     )
     write_json(arguments.model / "evaluation.json", result)
-    evaluate.sheet(arguments.model, arguments.sheet)
+    evaluate.sheet(masters, arguments.model, arguments.sheet)
 
 
 _COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
@@ -129,7 +129,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--threads", type=int, default=torch.get_num_threads())
     for name in ("denoiser", "evaluate"):
         made[name].add_argument(
-            "--subjects", type=int, default=80, help="how many of the catalogue, from its head"
+            "--subjects", type=int, default=32, help="how many of the catalogue, from its head"
         )
     for name in ("autoencoder", "denoiser"):
         made[name].add_argument(

@@ -69,21 +69,43 @@ SUBJECTS = """
 dagger = sword, dagger, blade
 shield
 axe = axe, hatchet
-hammer
 bow and arrow = bow and arrow, bow
-bomb
-crown = crown, king's crown
-ring
+test tube = potion, health potion, magic potion, potion bottle, test tube
 gem stone = gem, diamond, jewel, gemstone
+crown = crown, king's crown
+key
+scroll = scroll, parchment
+candle = candle, torch
+castle = castle, fortress
+dragon = dragon, monster dragon
+mushroom = mushroom, toadstool
+cat
+fox
+frog
+red apple = apple
+rocket = rocket, spaceship
+red heart = heart
+star
+skull
+ghost = ghost, spirit
+robot = robot, robot head
+deciduous tree = tree, oak tree
+owl
+whale
+cactus
+cherries
+hamburger = burger, hamburger
+birthday cake
+sailboat
+volcano
+hammer
+bomb
+ring
 coin = coin, gold coin
 money bag = money bag, bag of gold, treasure, loot
-key
-test tube = potion, health potion, magic potion, potion bottle, test tube
 crystal ball = crystal ball, magic orb, orb
 magic wand = magic wand, wand, wizard staff
-scroll = scroll, parchment
 closed book = closed book, book, spell book
-candle = candle, torch
 red paper lantern = lantern, paper lantern
 light bulb
 hourglass done = hourglass
@@ -93,8 +115,6 @@ game die = dice
 trophy
 wrapped gift = gift, present, gift box
 balloon
-red heart = heart
-star
 high voltage = lightning bolt, lightning, thunderbolt
 fire = fire, flame
 droplet = water drop, drop of water
@@ -103,45 +123,31 @@ cloud
 sun
 ringed planet = planet
 collision = explosion, boom
-skull
-ghost = ghost, spirit
 alien = alien, extraterrestrial
-robot = robot, robot head
 alien monster = space invader
-dragon = dragon, monster dragon
 unicorn
 t-rex = dinosaur, t-rex
-cat
 dog
-fox
 panda
 rabbit
 pig
-frog
 fish
 shark
 butterfly
 spider
 penguin
-mushroom = mushroom, toadstool
-deciduous tree = tree, oak tree
 evergreen tree = pine tree, fir tree
-cactus
 rose
 sunflower
-red apple = apple
 strawberry
 carrot
 cheese wedge = cheese wedge, cheese
 meat on bone = meat
 pizza
 house = house, cottage
-castle = castle, fortress
 door
 automobile = car
-rocket = rocket, spaceship
 airplane = airplane, plane
-sailboat
 anchor
 headstone = gravestone, tombstone
 jack-o-lantern = jack-o-lantern, halloween pumpkin, pumpkin
@@ -169,21 +175,16 @@ snake
 octopus
 crab
 honeybee = bee, honeybee
-owl
 chicken = chicken, hen
 palm tree
 maple leaf
 banana
-cherries
 watermelon
 bread
-hamburger = burger, hamburger
 cookie
 doughnut
-birthday cake
 hut = hut, straw hut
 tent
-volcano
 backpack
 flying saucer = ufo, flying saucer
 trident emblem = trident
@@ -209,7 +210,6 @@ mouse
 horse
 cow
 crocodile
-whale
 snail
 lady beetle = ladybug
 scorpion

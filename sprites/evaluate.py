@@ -37,34 +37,8 @@ TOP = 5
 CELL, ANGLES = 8, 9
 """Side of a histogram's cell in pixels, and its number of directions."""
 
-SHEET_SUBJECTS = [
-    "sword",
-    "shield",
-    "gem",
-    "crown",
-    "key",
-    "potion",
-    "mushroom",
-    "castle",
-    "dragon",
-    "coin",
-    "bomb",
-    "candle",
-    "axe",
-    "hammer",
-    "apple",
-    "rocket",
-    "house",
-    "tree",
-    "cat",
-    "fox",
-    "frog",
-    "fish",
-    "ghost",
-    "skull",
-    "robot",
-]
-"""Subjects of the fixed sheet: 25, each in all four styles."""
+SHEET_SUBJECTS = 25
+"""The fixed sheet shows so many subjects, from the catalogue's head, each in all four styles."""
 
 
 @dataclass(frozen=True)
@@ -142,7 +116,7 @@ def random_shots(names: Sequence[str], count: int, seed: int) -> list[Shot]:
     ]
 
 
-def sheet_shots() -> list[Shot]:
+def sheet_shots(names: Sequence[str]) -> list[Shot]:
     """The fixed 100: 25 subjects in four styles, of which about a third were never seen.
 
     The flat icons are on white in their own colours; every other style turns them and changes the
@@ -150,7 +124,7 @@ def sheet_shots() -> list[Shot]:
     """
     rng = np.random.default_rng(100)
     shots: list[Shot] = []
-    for row, subject in enumerate(SHEET_SUBJECTS):
+    for row, subject in enumerate(names[:SHEET_SUBJECTS]):
         for style in STYLES:
             if style == "flat icon":
                 shots.append(Shot(subject, style, None, DEFAULT_BACKGROUND))
@@ -275,9 +249,11 @@ def reconstruct(autoencoder: Autoencoder, pictures: Bytes) -> Bytes:
     return np.concatenate(made)
 
 
-def sheet(folder: Path, image: Path, *, columns: int = 10) -> None:
+def sheet(masters: Masters, folder: Path, image: Path, *, columns: int = 10) -> None:
     """Render the fixed 100 prompts as one JPEG, a row of ten after another."""
-    pictures = render(load_pipeline(folder), [plain_caption(shot) for shot in sheet_shots()])
+    pictures = render(
+        load_pipeline(folder), [plain_caption(shot) for shot in sheet_shots(list(masters.subjects))]
+    )
     rows = [np.hstack(list(pictures[i : i + columns])) for i in range(0, len(pictures), columns)]
     image.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.vstack(rows)).save(image, quality=90)
