@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import subprocess
 import tomllib
 from pathlib import Path
 from typing import Any, cast
@@ -127,11 +128,20 @@ def test_every_node_gets_this_version_from_the_same_pins(path: Path) -> None:
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     wheel = f"farm-{version}-py3-none-any.whl"
     assert config["file_mounts"][f"~/{wheel}"] == f"dist/{wheel}"
-    [install] = [line for line in config["setup_commands"] if wheel in line]
+    install, again = (line for line in config["setup_commands"] if wheel in line)
     assert "--constraint ~/constraints.txt" in install
+    assert "--no-deps --force-reinstall" in again
     for local in config["file_mounts"].values():
         made_by_the_user = local.startswith(("~", "dist/"))
         assert made_by_the_user or (ROOT / local).exists(), local
+
+
+@every_file
+def test_the_commands_are_shell(path: Path) -> None:
+    lists = [value for key, value in read(path).items() if key.endswith("_commands")]
+    assert lists
+    for command in (line for commands in lists for line in commands):
+        subprocess.run(["bash", "-n", "-c", command], check=True)
 
 
 UNITS = re.findall(r"^ExecStart=(.*)$", (ROOT / "docs/how-to/cluster.md").read_text(), re.MULTILINE)
