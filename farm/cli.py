@@ -118,7 +118,7 @@ def plan(
     loaded = _load(job, overrides)
     todo = api.plan(loaded, force=force, retry_failed=retry_failed, limit=limit)
     if as_json:
-        _print_json(todo.to_json())
+        _print_json({**todo.to_json(), **summary.estimate(todo).to_json()})
     else:
         summary.print_plan(todo, job=loaded)
 

@@ -9,7 +9,7 @@ An actor has one thread that renders for as long as it lives, and a few for `con
 driver holds one open call to each, `report`, which answers as soon as a chunk is done and otherwise
 twice a second with a heartbeat: no polling, no queue, at most one call in flight.
 
-This is the only module that imports Ray.
+Of the engine's modules, only this one imports Ray.
 """
 
 from __future__ import annotations
