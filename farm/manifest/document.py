@@ -8,8 +8,10 @@ is counted, so a small file cannot become a large one.
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import StringIO
 from typing import Any, TypeAlias
@@ -196,11 +198,12 @@ class _Converter:
         self._path = path
         self._construct: Callable[[Any], Any] = yaml.constructor.construct_object
         self._problems = problems
-        self._nodes = 0
+        self._weights: dict[int, int] = {}
 
     def convert(self, root: Any) -> Node | None:  # noqa: ANN401 - the library has no types
         try:
-            return self._node(root, depth=0)
+            self._weigh(root, above=())
+            return self._node(root)
         except _TooLargeError as error:
             self._problems.add(self._place(root), str(error), hint="write it without anchors")
             return None
@@ -208,21 +211,34 @@ class _Converter:
     def _place(self, node: Any) -> Place:  # noqa: ANN401 - the library has no types
         return Place(self._path, node.start_mark.line + 1, node.start_mark.column + 1)
 
-    def _node(self, node: Any, *, depth: int) -> Node:  # noqa: ANN401 - the library has no types
-        self._nodes += 1
-        if self._nodes > MAX_NODES:
+    def _weigh(self, node: Any, *, above: tuple[int, ...]) -> int:  # noqa: ANN401 - as above
+        """Return how many nodes `node` is with its aliases expanded, without expanding them."""
+        if isinstance(node, ScalarNode):
+            return 1
+        known = self._weights.get(id(node))
+        if known is None:
+            if id(node) in above:
+                raise _TooLargeError("contains itself through an alias")
+            if len(above) == MAX_DEPTH:
+                raise _TooLargeError(f"is nested more than {MAX_DEPTH} levels deep")
+            pairs = node.value if isinstance(node, MappingNode) else ((v,) for v in node.value)
+            within = (*above, id(node))
+            known = 1 + sum(self._weigh(child, above=within) for pair in pairs for child in pair)
+            self._weights[id(node)] = known
+        if known > MAX_NODES:
             raise _TooLargeError(f"expands to more than {MAX_NODES:,} values")
-        if depth > MAX_DEPTH:
-            raise _TooLargeError(f"is nested more than {MAX_DEPTH} levels deep")
+        return known
+
+    def _node(self, node: Any) -> Node:  # noqa: ANN401 - the library has no types
         place = self._place(node)
         if isinstance(node, MappingNode):
-            return Entries(tuple(self._entries(node, depth=depth)), place)
+            return Entries(tuple(self._entries(node)), place)
         if isinstance(node, SequenceNode):
-            return Items(tuple(self._node(item, depth=depth + 1) for item in node.value), place)
+            return Items(tuple(self._node(item) for item in node.value), place)
         assert isinstance(node, ScalarNode), node
         return self._leaf(node, place)
 
-    def _entries(self, node: MappingNode, *, depth: int) -> Iterator[Entry]:
+    def _entries(self, node: MappingNode) -> Iterator[Entry]:
         seen: dict[str, Place] = {}
         for key, value in node.value:
             place = self._place(key)
@@ -238,7 +254,7 @@ class _Converter:
                 self._problems.add(place, f"'{name}' stands here twice; first on line {first}")
                 continue
             seen[name] = place
-            child = self._node(value, depth=depth + 1)
+            child = self._node(value)
             if child == Leaf(None, "", child.place):  # nothing, somewhere below: it is missing here
                 child = Leaf(None, "", place)
             yield Entry(name, place, child)
@@ -267,27 +283,52 @@ class _TooLargeError(Exception):
 
 # --- writing ------------------------------------------------------------------------------------
 
+_UNPRINTABLE = re.compile("[\x7f-\x9f\u2028\u2029\ud800-\udfff\ufeff\ufffe\uffff]")
+"""What JSON writes as it is and YAML does not read."""
+
 
 def write_document(value: Mapping[str, Any], *, comment: str) -> str:
     """Write plain values as YAML that `parse_document` reads back.
 
-    Text inside lists is quoted, so that no text is mistaken for a range or a number.
+    Every text is quoted, so that none is mistaken for a range or a number. Written by hand, because
+    the library takes a tenth of a millisecond a value, and a resolved axis may have a hundred
+    thousand.
     """
-    from ruamel.yaml.scalarstring import DoubleQuotedScalarString
+    lines = [f"# {line}" for line in comment.splitlines()]
+    lines += _lines(value, indent="")
+    return "\n".join(lines) + "\n"
 
-    def dress(node: Any) -> Any:  # noqa: ANN401 - any plain value
-        if isinstance(node, str):
-            return DoubleQuotedScalarString(node)
-        if isinstance(node, Mapping):
-            return {str(key): dress(child) for key, child in node.items()}
-        if isinstance(node, list | tuple):
-            return [dress(child) for child in node]
-        return node
 
-    yaml = YAML(typ="rt", pure=True)
-    yaml.width = 100
-    yaml.allow_unicode = True
-    stream = StringIO()
-    yaml.dump(dress(value), stream)
-    lines = "".join(f"# {line}\n" for line in comment.splitlines())
-    return lines + stream.getvalue()
+def _lines(value: Mapping[str, Any] | Sequence[Any], *, indent: str) -> Iterator[str]:
+    """Yield a mapping or list in block style, without the line that introduces it."""
+    inner = indent + "  "
+    if not isinstance(value, Mapping):
+        for item in value:
+            # The first line of what an item holds stands behind its dash.
+            first, *rest = _lines(item, indent=inner) if _is_long(item) else [inner + _scalar(item)]
+            yield f"{indent}- {first.removeprefix(inner)}"
+            yield from rest
+        return
+    for key, child in value.items():
+        if _is_long(child):
+            yield f"{indent}{_key(key)}:"
+            yield from _lines(child, indent=inner)
+        else:
+            yield f"{indent}{_key(key)}: {_scalar(child)}"
+
+
+def _is_long(value: Any) -> bool:  # noqa: ANN401 - any plain value
+    return bool(value) and isinstance(value, Mapping | list | tuple)
+
+
+def _key(key: str) -> str:
+    return key if re.fullmatch(r"[a-z][a-z_]*", key) and key not in _WORDS else _scalar(key)
+
+
+_WORDS = ("null", "true", "false")
+
+
+def _scalar(value: Any) -> str:  # noqa: ANN401 - any plain value
+    """Return a number, a text, nothing, or an empty mapping or list as JSON, which is YAML too."""
+    written = json.dumps(value, ensure_ascii=False)
+    return _UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", written)

@@ -188,13 +188,13 @@ def parse_expression(
 
 _TOKEN = re.compile(
     r"""\s*(?:
-        (?P<number>(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?(?!\w))
+        (?P<number>(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?(?!\w))
       | (?P<text>'(?:[^'\\]|\\.)*' | "(?:[^"\\]|\\.)*")
       | (?P<name>[A-Za-z_][A-Za-z0-9_]*)
       | (?P<sign>==|!=|<=|>=|[-+*/%<>()\[\],])
-      | (?P<end>$)
+      | (?P<end>\Z)
     )""",
-    re.VERBOSE | re.DOTALL | re.ASCII,
+    re.VERBOSE | re.DOTALL,
 )
 _ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|(.))", re.DOTALL)
 _ESCAPED = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\", "'": "'", '"': '"'}

@@ -6,13 +6,16 @@ on no other file and on no rule of a later version. `load` reads it back to an e
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from importlib.metadata import version
+from collections.abc import Iterator, Mapping
+from itertools import groupby
 from typing import Any
 
 from farm.manifest.document import write_document
 from farm.manifest.job import VAR_PREFIX, Axis, Block, Job, Product, Union, Zip
 from farm.task import FIELDS, Scalar
+
+_RUN = 100
+"""From this many on, consecutive whole numbers are written as a range."""
 
 
 def resolve_yaml(job: Job) -> str:
@@ -37,6 +40,8 @@ def resolve_yaml(job: Job) -> str:
         "retries": job.retries,
         "max_tasks": job.max_tasks,
     }
+    from importlib.metadata import version  # takes a tenth of a second, and only writers need it
+
     comment = (
         f"The resolved job, written by farm {version('farm')}: every value is explicit.\n"
         "`farm submit` repeats it as it stands."
@@ -55,12 +60,29 @@ def _block(block: Block) -> dict[str, Any]:
     match block:
         case Axis():
             return {block.name.removeprefix(VAR_PREFIX): _values(block)}
-        case Product():
-            return {"product": [_block(child) for child in block.blocks]} if block.blocks else {}
-        case Zip():
-            return {"zip": [_block(child) for child in block.blocks]}
-        case Union():
-            return {"union": [_block(child) for child in block.blocks]}
+        case Product(blocks=()):
+            return {}
+        case Product(blocks=(_, _, *_) as axes) if _are_axes(axes):
+            return _merged(axes)
+        case Product(blocks=blocks):
+            return {"product": _combined(blocks)}
+        case Zip(blocks=blocks):
+            return {"zip": _combined(blocks)}
+        case Union(blocks=blocks):
+            return {"union": [_block(child) for child in blocks]}
+
+
+def _combined(blocks: tuple[Block, ...]) -> dict[str, Any] | list[dict[str, Any]]:
+    """Return axes as one mapping, and blocks of other kinds as a list."""
+    return _merged(blocks) if _are_axes(blocks) else [_block(child) for child in blocks]
+
+
+def _merged(axes: tuple[Block, ...]) -> dict[str, Any]:
+    return {name: values for axis in axes for name, values in _block(axis).items()}
+
+
+def _are_axes(blocks: tuple[Block, ...]) -> bool:
+    return all(isinstance(block, Axis) for block in blocks)
 
 
 def _values(axis: Axis) -> list[Scalar] | dict[str, Any]:
@@ -76,4 +98,16 @@ def _values(axis: Axis) -> list[Scalar] | dict[str, Any]:
     if axis.name == "sampler":
         # A point that also sets the schedule reads back from the sampler's two-word name.
         return [" ".join(map(str, point.values())) for point in axis.points]
-    return [point[axis.name] for point in axis.points]
+    return list(_shortened([point[axis.name] for point in axis.points]))
+
+
+def _shortened(values: list[Scalar]) -> Iterator[Scalar]:
+    """Yield the values with long runs of consecutive whole numbers written as `a..b`."""
+    places = enumerate(values)
+    # Within a run, the distance between value and place is the same.
+    for distance, run in groupby(places, key=lambda at: type(at[1]) is int and at[1] - at[0]):
+        found = [value for _, value in run]
+        if distance is not False and len(found) >= _RUN:
+            yield f"{found[0]}..{found[-1]}"
+        else:
+            yield from found

@@ -230,6 +230,12 @@ def test_anchors_that_expand_to_a_flood_are_refused() -> None:
     assert "expands to more than" in said
 
 
+def test_an_alias_inside_its_own_anchor_is_refused() -> None:
+    assert problems("name: &a [*a, *a]") == [
+        "1:1: contains itself through an alias (write it without anchors)"
+    ]
+
+
 def test_files_that_include_each_other_into_a_flood_are_refused() -> None:
     files = {
         f"m{i}.yaml": f"union: [{', '.join([f'{{include: m{i + 1}.yaml}}'] * 10)}]"

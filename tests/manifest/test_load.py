@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from collections.abc import Mapping
 from contextlib import suppress
@@ -17,9 +18,11 @@ from farm.errors import ManifestError
 from farm.grid import expand
 from farm.manifest import Job, load, resolve_yaml
 from farm.manifest.expression import ExpressionError, match_mapping, parse_expression
+from farm.manifest.matrix import KEYWORDS
+from farm.manifest.reader import JOB_KEYS
 from farm.manifest.template import escape, parse
 from farm.manifest.values import random_seeds
-from farm.task import Scalar
+from farm.task import ALIASES, FIELDS, Scalar
 
 
 def read_job(
@@ -236,10 +239,52 @@ def test_the_resolved_job_says_which_version_wrote_it() -> None:
     assert resolve_yaml(read_job("name: one")).startswith("# The resolved job, written by farm ")
 
 
+def test_a_long_range_stays_short_in_the_resolved_job() -> None:
+    job = read_job("matrix: {seed: [5, 1..90000, 7, 8]}")
+    resolved = resolve_yaml(job)
+    assert len(resolved) < 1000
+    assert load("jobs/job.yaml", read=lambda _: resolved) == job
+
+
 @given(st.text(max_size=80))
 def test_whatever_the_text_only_a_report_of_problems_comes_out(text: str) -> None:
     with suppress(ManifestError):
         load("job.yaml", read=lambda _: text)
+
+
+words_of_a_job = st.sampled_from(
+    [*JOB_KEYS, *FIELDS, *ALIASES, *KEYWORDS, "file", "linspace", "random", "x", "y", "n", "format"]
+)
+garbage = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-3, 2**65)
+    | st.floats()
+    | st.text(max_size=4)
+    | st.sampled_from(
+        ["1..3", "3..1", "${x}", "${", "none", "x.txt", "m.yaml", "seed > 1", "\u2028"]
+    ),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(words_of_a_job, inner, max_size=3),
+    max_leaves=12,
+)
+
+
+@given(
+    st.dictionaries(words_of_a_job, garbage, max_size=4),
+    st.lists(st.builds("{}={}".format, words_of_a_job, garbage.map(json.dumps)), max_size=2),
+)
+def test_whatever_the_structure_only_a_report_of_problems_comes_out(
+    document: dict[str, Any], overrides: list[str]
+) -> None:
+    files = {"job.yaml": json.dumps(document), "x.txt": "a\n1\n${y}\n", "m.yaml": "{x: [a, b]}"}
+
+    def read(path: str) -> str:
+        if path not in files:
+            raise FileNotFoundError(path)
+        return files[path]
+
+    with suppress(ManifestError):
+        load("job.yaml", read=read, overrides=overrides)
 
 
 # --- templates and expressions -----------------------------------------------------------------
