@@ -184,11 +184,11 @@ class FieldInfo:
                 raise ValueError(f"must be one of {', '.join(self.choices)}, not {typed!r}")
             return typed
         if self.minimum is not None and typed < self.minimum:
-            raise ValueError(f"must be at least {self.minimum:g}, not {typed:g}")
+            raise ValueError(f"must be at least {_shown(self.minimum)}, not {_shown(typed)}")
         if self.maximum is not None and typed > self.maximum:
-            raise ValueError(f"must be at most {self.maximum:g}, not {typed:g}")
+            raise ValueError(f"must be at most {_shown(self.maximum)}, not {_shown(typed)}")
         if self.multiple is not None and typed % self.multiple:
-            raise ValueError(f"must be a multiple of {self.multiple}, not {typed:g}")
+            raise ValueError(f"must be a multiple of {self.multiple}, not {_shown(typed)}")
         return typed
 
     def _typed(self, value: object) -> str | int | float:
@@ -217,6 +217,11 @@ class FieldInfo:
         if "\x00" in text:
             raise ValueError("holds a NUL character")
         return text
+
+
+def _shown(number: float) -> str:
+    """Return a number with all its digits, as people write it: `4`, not `4.0`."""
+    return repr(number).removesuffix(".0")
 
 
 def _describe_fields() -> Mapping[str, FieldInfo]:

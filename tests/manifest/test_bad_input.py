@@ -55,6 +55,10 @@ def test_a_good_job_has_no_problems() -> None:
         # types and ranges of values
         ("matrix: {steps: many}", "1:17: 'num_inference_steps' must be a whole number, not 'many'"),
         ("matrix: {steps: [4, 0]}", "1:21: 'num_inference_steps' must be at least 1, not 0"),
+        (
+            "matrix: {seed: 9223372036854775808}",
+            "must be at most 9223372036854775807, not 9223372036854775808",
+        ),
         ("matrix: {cfg: -1}", "1:15: 'guidance_scale' must be at least 0, not -1"),
         ("matrix: {cfg: .nan}", "1:15: 'guidance_scale' must be a finite number, not nan"),
         ("matrix: {cfg: .inf}", "1:15: 'guidance_scale' must be a finite number, not inf"),
