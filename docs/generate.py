@@ -37,6 +37,7 @@ from farm.planner import Plan
 from farm.store import layout
 from farm.store.catalog import COLUMNS, SCHEMA
 from farm.task import DIGEST_BYTES, FIELDS, FailureKind, FieldInfo
+from farm.view.summary import Estimate
 
 ROOT = Path(__file__).resolve().parents[1]
 REGION = re.compile(
@@ -345,7 +346,8 @@ def json_plan() -> str:
     job = load("job.yaml", read={"job.yaml": "backend: pattern\n"}.__getitem__)
     nothing = np.empty((0, DIGEST_BYTES), np.uint8)
     plan = planner.plan(expand(job), job=job, rendered=nothing, failed=nothing)
-    return _keys_of(plan.to_json(), Plan)
+    estimate = [field.name for field in dataclasses.fields(Estimate)]
+    return _keys_of([*plan.to_json(), *estimate], Plan, Estimate)
 
 
 def json_report() -> str:
@@ -371,8 +373,8 @@ def json_events() -> str:
     return table(("event", "keys", "meaning"), rows)
 
 
-def _keys_of(names: Iterable[str], kind: type) -> str:
-    docs = attribute_docs(kind)
+def _keys_of(names: Iterable[str], *kinds: type) -> str:
+    docs = {name: doc for kind in kinds for name, doc in attribute_docs(kind).items()}
     return table(("key", "meaning"), ((code(name), docs.get(name, "")) for name in names))
 
 

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import json
+import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -39,6 +42,19 @@ def test_every_derived_table_is_shown_in_some_page() -> None:
     generator = load_generator()
     text = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
     assert {found["name"] for found in generator.REGION.finditer(text)} == set(generator.REGIONS)
+
+
+def test_the_keys_of_a_plan_are_those_that_the_command_prints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = tmp_path / "job.yaml"
+    job.write_text("backend: pattern\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["farm", "plan", str(job), "--json"])
+    with contextlib.suppress(SystemExit):
+        cli.main()
+    rows = load_generator().json_plan().splitlines()[2:]
+    assert [row.split("`")[1] for row in rows] == list(json.loads(capsys.readouterr().out))
 
 
 def test_the_glossary_is_in_order() -> None:
