@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from farm.version import __version__
+
 if TYPE_CHECKING:
     from farm.api import catalog, expand, load_job, plan, submit
 
-__version__ = "0.1.0"
 __all__ = ["__version__", "catalog", "expand", "load_job", "plan", "submit"]
 
 

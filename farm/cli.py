@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from farm import __version__
 from farm.errors import ExitCode, FarmError, ManifestError
+from farm.version import __version__
 
 if TYPE_CHECKING:
     from farm.manifest import Job
@@ -248,7 +248,7 @@ def sheet(
         Path | None, typer.Option("--out", "-o", help="File to write: .png, .jpg or .webp.")
     ] = None,
 ) -> None:
-    """Lay the pictures out on labelled contact sheets."""
+    """Lay the images out on labelled contact sheets."""
     from farm.view.sheet import make_sheet
 
     for path in make_sheet(output, x=x, y=y, page=page, where=where, out=out):

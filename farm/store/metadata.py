@@ -22,9 +22,9 @@ import re
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
 
-from farm import __version__
 from farm.samplers import DEFAULT, SAMPLERS, SIGMA_SCHEDULES
 from farm.store.row import Row, to_record
+from farm.version import __version__
 
 if TYPE_CHECKING:
     import numpy as np

@@ -22,8 +22,8 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import Any, Final, Literal, TypeAlias
 
-from farm import __version__
 from farm.task import FIELDS, Failed, Rendered, RenderResult, TaskSpec, format_task_id, task_digest
+from farm.version import __version__
 
 RECORD_VERSION: Final = 1
 """Version of the JSON inside images."""
