@@ -87,7 +87,7 @@ def judge_nodes(
                 "give an output that every node sees: a shared mount, or a URL such as s3://",
             )
         elif differing:
-            step = "use one image on every node; pictures depend on versions"
+            step = "use one image on every node; pixels depend on versions"
             yield warn(topic, f"other versions: {', '.join(differing)}", step)
         else:
             resources = ", ".join(f"{value:g} {name}" for name, value in node["resources"].items())

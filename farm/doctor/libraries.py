@@ -156,7 +156,7 @@ def _examine_group(
         if version is not None and not one.admits(version)
     ]
     purpose = _OPTIONAL.get(extra or "", extra or "")
-    install = "pip install farm" if extra is None else f"pip install 'farm[{extra}]'"
+    install = "pip install ." if extra is None else f"pip install '.[{extra}]'"
     if missing:
         complain = fail if extra is None else warn
         needed_for = f"{purpose} needs " if extra else ""

@@ -486,7 +486,7 @@ class Worker:
         """Return the failed row of a picture that was rendered and cannot be encoded or named."""
         chunk = flight.lot.chunk
         task = chunk.tasks[flight.index]
-        message = f"the picture cannot be written: {_explain(error)}"
+        message = f"the image cannot be written: {_explain(error)}"
         failed = Failed(task=task, kind=FailureKind.INTERNAL, message=message)
         problem = TaskProblem(
             index=flight.index, task_id=task_id(task), kind=failed.kind, message=message

@@ -33,7 +33,7 @@ def job_schema() -> Schema:
     return {
         "$schema": DRAFT,
         "title": "farm job",
-        "description": "A matrix of pictures and where they go. `farm check` tells the rest.",
+        "description": "A matrix of images and where they go. `farm check` tells the rest.",
         "type": "object",
         "additionalProperties": False,
         "properties": {

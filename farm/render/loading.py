@@ -191,7 +191,7 @@ def _pipeline_class(folder: Path) -> Any:  # noqa: ANN401 - see LoadedPipeline
     if surplus or "prompt" not in parameters:
         why = f"it takes {surplus[0]}" if surplus else "it takes no prompt"
         raise ModelError(
-            f"{name} does not make a picture from text alone: {why}",
+            f"{name} does not make an image from text alone: {why}",
             where=str(folder),
             hint="use a text-to-image model",
         )

@@ -234,9 +234,9 @@ class PipelinePainter:
         evaluations: int,
     ) -> RenderResult:
         if not finite:
-            return self._bad_output(task, "the picture has values that are not numbers")
+            return self._bad_output(task, "the image has values that are not numbers")
         if image.min() == image.max():
-            return self._bad_output(task, f"every pixel of the picture is {image.flat[0]}")
+            return self._bad_output(task, f"every pixel of the image is {image.flat[0]}")
         return Rendered(
             task=task,
             pixels=image,

@@ -71,7 +71,7 @@ _NOT_YET: Mapping[str, str] = MappingProxyType(
 _INSTALL: Mapping[str, str] = MappingProxyType(
     dict.fromkeys(
         ("accelerate", "diffusers", "huggingface_hub", "safetensors", "torch", "transformers"),
-        "pip install 'farm[torch]'",
+        "pip install '.[torch]' in the farm's folder",
     )
 )
 

@@ -48,8 +48,7 @@ def build_scheduler(original: Any, task: TaskSpec) -> Any:  # noqa: ANN401 - dif
     sampler = SAMPLERS[task.sampler]
     if sampler.requires and importlib.util.find_spec(sampler.requires) is None:
         raise Refusal(
-            f"sampler '{task.sampler}' needs the library {sampler.requires}: "
-            "pip install 'farm[sde]'"
+            f"sampler '{task.sampler}' needs the library {sampler.requires}: pip install torchsde"
         )
     family = "flow" if _is_flow(original) else "diffusion"
     if sampler.name != DEFAULT and sampler.family != family:

@@ -32,8 +32,15 @@ _NO_LINKS = {errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EA
 """What `os.link` says on file systems without hard links: exFAT, some SMB and FUSE mounts."""
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 Result = TypeVar("Result")
-_EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "az": "azure", "abfs": "azure"}
-"""The optional dependency group of ours that brings each protocol's library."""
+_LIBRARIES = {
+    "s3": "s3fs",
+    "s3a": "s3fs",
+    "gs": "gcsfs",
+    "gcs": "gcsfs",
+    "az": "adlfs",
+    "abfs": "adlfs",
+}
+"""The package that each protocol of fsspec needs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -264,11 +271,11 @@ class ObjectFiles:
             # A listing must show what other processes wrote a moment ago.
             self._fs, self._root = url_to_fs(url, use_listings_cache=False)
         except ImportError as error:
-            extra = _EXTRAS.get(protocol)
+            library = _LIBRARIES.get(protocol)
             raise MissingLibraryError(
                 f"writing to {protocol}:// needs a library that is not installed: {error}",
                 where=url,
-                hint=f"pip install 'farm[{extra}]'" if extra else None,
+                hint=f"pip install {library}" if library else None,
             ) from error
         except Exception as error:
             raise OutputError(

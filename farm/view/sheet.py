@@ -558,7 +558,7 @@ def _count(rows: Sequence[Record], unseen: int) -> str:
     numbers = dict.fromkeys(("rendered", "failed", MISSING), 0)
     for row in rows:
         numbers[row["status"]] += 1
-    parts = [f"{numbers['rendered']:,} picture" + ("" if numbers["rendered"] == 1 else "s")]
+    parts = [f"{numbers['rendered']:,} image" + ("" if numbers["rendered"] == 1 else "s")]
     if numbers["failed"]:
         parts.append(f"{numbers['failed']:,} failed")
     if to_do := numbers[MISSING] + unseen:

@@ -81,7 +81,7 @@ def test_a_core_library_that_is_missing_is_a_failure() -> None:
 def test_without_torch_one_can_do_everything_but_render() -> None:
     found = judged({name: version for name, version in GOOD.items() if name != "torch"})
     assert found["libraries for torch"].level == "warn"
-    assert "farm[torch]" in str(found["libraries for torch"].next_step)
+    assert ".[torch]" in str(found["libraries for torch"].next_step)
 
 
 def test_groups_that_nobody_asked_for_are_no_complaint() -> None:

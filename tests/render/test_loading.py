@@ -184,10 +184,10 @@ def test_a_damaged_index_is_named(broken: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("StableDiffusionInpaintPipeline", "does not make a picture from text alone"),
-        ("StableDiffusionImg2ImgPipeline", "does not make a picture from text alone"),
-        ("StableDiffusionControlNetPipeline", "does not make a picture from text alone"),
-        ("AnimateDiffPipeline", "does not make a picture from text alone"),
+        ("StableDiffusionInpaintPipeline", "does not make an image from text alone"),
+        ("StableDiffusionImg2ImgPipeline", "does not make an image from text alone"),
+        ("StableDiffusionControlNetPipeline", "does not make an image from text alone"),
+        ("AnimateDiffPipeline", "does not make an image from text alone"),
         ("MadeUpPipeline", "has no pipeline 'MadeUpPipeline'"),
         (["my_code", "MyPipeline"], "runs no code from models"),
     ],

@@ -95,4 +95,4 @@ def test_a_missing_library_comes_with_its_install_line(monkeypatch: pytest.Monke
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(MissingLibraryError, match="'torch' is not installed") as caught:
         open_renderer(key_of("diffusers"))
-    assert caught.value.hint == "pip install 'farm[torch]'"
+    assert caught.value.hint == "pip install '.[torch]' in the farm's folder"

@@ -157,8 +157,8 @@ def test_an_unknown_protocol_is_refused() -> None:
 @pytest.mark.parametrize(
     ("url", "library", "line"),
     [
-        ("s3://bucket/out", "s3fs", "pip install 'farm[s3]'"),
-        ("gs://bucket/out", "gcsfs", "pip install 'farm[gcs]'"),
+        ("s3://bucket/out", "s3fs", "pip install s3fs"),
+        ("gs://bucket/out", "gcsfs", "pip install gcsfs"),
         ("az://bucket/out", "adlfs", "pip install 'farm[azure]'"),
     ],
 )
