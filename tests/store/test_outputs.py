@@ -159,7 +159,7 @@ def test_an_unknown_protocol_is_refused() -> None:
     [
         ("s3://bucket/out", "s3fs", "pip install s3fs"),
         ("gs://bucket/out", "gcsfs", "pip install gcsfs"),
-        ("az://bucket/out", "adlfs", "pip install 'farm[azure]'"),
+        ("az://bucket/out", "adlfs", "pip install adlfs"),
     ],
 )
 def test_a_missing_library_comes_with_its_install_line(
