@@ -333,11 +333,10 @@ class _Run:
     def next_chunk(self, worker: _WorkerState) -> Chunk | None:
         """Return what `worker` should be leased, or None if nothing should."""
         held = Counter(state.key for state in self.workers.values() if state.key is not None)
-        given_up = self.given_up.keys()
-        key = self.workload.choose_key(worker.key, refused=worker.refused | given_up, held=held)
-        if key is None and not any(state.leases for state in self.workers.values()):
-            # Nobody can do what is left. What failed to load here gets its last chance here.
-            key = self.workload.choose_key(worker.key, refused=given_up, held=held)
+        # What failed to load everywhere gets its last chance anywhere.
+        refused_by_all = set.intersection(*(state.refused for state in self.workers.values()))
+        refused = (worker.refused - refused_by_all) | self.given_up.keys()
+        key = self.workload.choose_key(worker.key, refused=refused, held=held)
         if key is None:
             return None
         is_ahead = bool(worker.leases)

@@ -8,9 +8,17 @@ from typing import NoReturn
 
 import pytest
 
-from farm import grid
-from farm.engine import Stop
-from farm.engine.chunks import Chunk, Message, WorkerSetup, WorkerUp
+from farm import engine, grid
+from farm.engine import Policy, Stop
+from farm.engine.chunks import (
+    Chunk,
+    ChunkOutcome,
+    Fault,
+    Message,
+    WorkerReport,
+    WorkerSetup,
+    WorkerUp,
+)
 from farm.engine.decide import History
 from farm.engine.events import ChunkDone, ChunkStarted, Notice, RunFinished, RunStarted
 from farm.engine.inline import InlineExecutor
@@ -18,7 +26,7 @@ from farm.engine.journal import Journal
 from farm.store import Store
 from farm.task import FailureKind, task_digest
 from tests.engine.fault_renderers import begun
-from tests.engine.scenes import content, finish, make_job, play
+from tests.engine.scenes import content, finish, make_job, plan_of, play
 
 
 class Unstartable:
@@ -61,6 +69,36 @@ class Silent(Unstartable):
         self.closed = True
 
 
+class Scripted(Silent):
+    """An executor whose one worker answers its first two chunks with a store fault, seconds apart.
+
+    The clock is its own: every wait takes a second.
+    """
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self._leased: list[Chunk] = []
+        self._faults = 2
+
+    def lease(self, worker: str, chunk: Chunk) -> None:
+        assert worker == "w"
+        self._leased.append(chunk)
+
+    def wait(self, timeout_s: float) -> Sequence[Message]:
+        self.now += 1.0
+        if not self._leased:
+            return super().wait(timeout_s)
+        chunk = self._leased.pop(0)
+        places = tuple(range(len(chunk.tasks)))
+        if self._faults:
+            self._faults -= 1
+            fault = Fault(kind="store", message="disk full")
+            outcome = ChunkOutcome(chunk=chunk.id, undone=places, fault=fault)
+        else:
+            outcome = ChunkOutcome(chunk=chunk.id, rendered=len(places), seconds=1.0)
+        return [WorkerReport(worker="w", outcomes=(outcome,))]
+
+
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
     return tmp_path / "model"
@@ -88,6 +126,24 @@ def test_a_second_stop_request_ends_the_run_at_once(tmp_path: Path, model: Path)
     assert isinstance(last, RunFinished)
     assert (last.report.interrupted, last.report.unfinished) == (True, 1)
     assert executor.closed
+
+
+def test_one_pause_answers_one_store_fault_however_many_chunks_met_it(
+    tmp_path: Path, model: Path
+) -> None:
+    job = make_job(tmp_path / "out", prompts=("fine",), models=[model], seeds=range(100))
+    executor = Scripted()
+    store = Store.open(job.output, create=True)
+    events = engine.run(
+        plan_of(job),
+        job=job,
+        store=store,
+        executor=executor,
+        policy=Policy(store_delay_s=0.5),
+        clock=lambda: executor.now,
+    )
+    notices = [event.message for event in events if isinstance(event, Notice)]
+    assert notices == ["the store failed, next try in 0.5 s: disk full"]
 
 
 def test_whoever_stops_reading_ends_the_run_and_keeps_what_is_committed(

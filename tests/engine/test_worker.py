@@ -131,6 +131,18 @@ def test_alone_means_one_at_a_time_each_noted_before_it_begins(
     assert len({tasks[0] for tasks in noted}) == 3
 
 
+def test_a_chunk_that_is_to_be_rendered_alone_is_not_drawn_into_a_stream(
+    worker: Worker, model: Path, setup: WorkerSetup
+) -> None:
+    worker.lease(_chunk("c1", model, *["fine"] * 4))
+    alone = _chunk("c2", model, *["fine"] * 4, seed=50, history=History(alone=True))
+    worker.lease(alone)
+    _outcomes(worker, 2)
+    rows = Store.open(setup.store_url).table(["seed", "batch_size"]).to_pylist()
+    assert {row["batch_size"] for row in rows if row["seed"] < 50} == {4}
+    assert {row["batch_size"] for row in rows if row["seed"] >= 50} == {1}
+
+
 def test_a_renderer_that_raises_makes_the_worker_spent_once_all_is_answered(
     worker: Worker, model: Path
 ) -> None:
