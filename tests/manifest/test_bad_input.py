@@ -142,6 +142,10 @@ def test_a_good_job_has_no_problems() -> None:
             'matrix: {union: [{a: x}, {b: y}], prompt: "${a}"}',
             "1:43: '${a}' is not defined in every combination",
         ),
+        (
+            'defaults: {prompt: "${a}"}\nmatrix: [{a: x}, {b: y}]',
+            "1:20: '${a}' is not defined in every combination",
+        ),
         # conditions
         (
             "exclude: [sampler == 'eulr']",
@@ -191,6 +195,8 @@ def test_a_good_job_has_no_problems() -> None:
         ("a:\n\tb: 1", "2:1: a tab cannot indent YAML; use spaces"),
         ("name: x\nname: y", "2:1: 'name' stands here twice; first on line 1"),
         ("name: !!python/object x", "1:7: tags such as 'tag:yaml.org,2002:python/object'"),
+        ("matrix: {prompt: !!python/object/apply:os.system [ls]}", "1:18: tags such as"),
+        ("matrix: !!set {seed: 1}", "1:9: tags such as 'tag:yaml.org,2002:set'"),
         ("name: a\n---\nname: b", "2:1: a second document begins here"),
         ("matrix: {seed: *x}", "1:16: this alias (*name) has no anchor"),
         ("name: [1,", "is not valid YAML here"),

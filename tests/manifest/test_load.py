@@ -63,6 +63,7 @@ def values(text: str, field: str, **options: Any) -> list[Scalar]:
         ("eta: [null, 0.5]", "eta", [None, 0.5]),
         ("seed: {file: ../manifests/seeds.txt}", "seed", [7, 9]),
         ("level: {file: ../manifests/seeds.txt}", "var_level", ["7", "9"]),
+        (f"n: {10**36}..{10**36 + 2}", "var_n", [str(10**36 + i) for i in range(3)]),
         ("level: 0.5..2.0 step 0.5", "var_level", ["0.5", "1.0", "1.5", "2.0"]),
     ],
 )
@@ -192,8 +193,8 @@ def test_of_two_overrides_the_later_one_counts() -> None:
 
 
 def test_the_file_name_speaks_of_fields_by_their_own_names() -> None:
-    text = 'file_name: "${var_style}/$${x}-${cfg}-${seed}"\nmatrix: {style: oil}'
-    assert read_job(text).file_name == "${style}/$${x}-${guidance_scale}-${seed}"
+    text = 'file_name: "$${y}${var_style}/$${x}-${cfg}-${seed}"\nmatrix: {style: oil}'
+    assert read_job(text).file_name == "$${y}${style}/$${x}-${guidance_scale}-${seed}"
 
 
 def test_the_name_and_the_output_default_to_the_files_stem() -> None:
@@ -350,6 +351,9 @@ def test_on_numbers_an_expression_means_what_python_means(text: str, a: float, b
     [
         ("size == 5", True),
         ("size > 4.5", True),
+        ("size in [4, 5]", True),
+        ("2 + 3 in ['4', '5.0']", True),
+        ("2 + 3 in ['4', 'five', none]", False),
         ("style > 3", False),
         ("style != 3", True),
         ("eta == none", True),
