@@ -11,7 +11,7 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
 export RAY_USAGE_STATS_ENABLED := 0
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-full lint format docs bench schema clean
+.PHONY: help demo test test-full lint format docs bench clean
 
 help:
 	@sed -n 's/^# \{0,1\}//p' Makefile | head -4
@@ -59,7 +59,6 @@ format: $(VENV)/.develops
 
 # Regenerate what is derived from the code: the job schema and the reference pages.
 docs: $(VENV)/.runs
-	$(BIN)/farm schema --out manifests/job.schema.json
 	$(BIN)/python docs/generate.py
 
 bench: $(VENV)/.develops

@@ -7,6 +7,7 @@ one, and never exits the process.
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from farm import grid, manifest, planner, samplers
-from farm.errors import InputError, ManifestError, Problem
+from farm.errors import InputError, ManifestError, OutputError, Problem
 from farm.manifest import Job
 from farm.task import Scalar
 
@@ -25,9 +26,12 @@ if TYPE_CHECKING:
     from farm.engine.events import Event
     from farm.grid import TaskSpace
     from farm.planner import Plan
+    from farm.store import Store
     from farm.view.query import Catalog
 
 EventReader = Callable[["Event"], None]
+_THIS_PROCESS = "memory://"
+"""Outputs that vanish with the process that wrote them: for tests and trials."""
 
 
 def load_job(path: str | os.PathLike[str], *, overrides: Sequence[str] = ()) -> Job:
@@ -59,8 +63,9 @@ def _refusal(pair: Mapping[str, Scalar]) -> Problem | None:
     sampler, schedule = str(pair["sampler"]), str(pair["sigma_schedule"])
     if (reason := samplers.refuse(sampler=sampler, sigma_schedule=schedule)) is None:
         return None
-    line = f"exclude: [{{sampler: {sampler}, sigma_schedule: {schedule}}}]"
-    return Problem(message=reason, hint=f"leave the pair out with {line}")
+    never = samplers.SAMPLERS[sampler].refusal is not None
+    cells = f"sampler: {sampler}" + ("" if never else f", sigma_schedule: {schedule}")
+    return Problem(message=reason, hint=f"leave it out with exclude: [{{{cells}}}]")
 
 
 def plan(
@@ -71,12 +76,26 @@ def plan(
     Loads no model and writes nothing.
 
     Raises:
-        OutputError: the output exists and cannot be read.
+        ManifestError: the matrix asks for what its backend cannot do.
+        OutputError: the output exists and cannot be read, or parts of its catalog are damaged:
+            what they name would be rendered again.
     """
+    return _plan(expand(job), job=job, force=force, retry_failed=retry_failed, limit=limit)
+
+
+def _plan(
+    space: TaskSpace, *, job: Job, force: bool, retry_failed: bool, limit: int | None
+) -> Plan:
     from farm.store import Store
 
-    space = expand(job)
     finished = Store.peek(job.output)
+    if finished.unreadable:
+        raise OutputError(
+            "the catalog has files that cannot be read:\n  " + "\n  ".join(finished.unreadable),
+            where=job.output,
+            note="the images that they name would be rendered again",
+            hint=f"farm rebuild {shlex.quote(job.output)} restores the rows from the images",
+        )
     return planner.plan(
         space,
         job=job,
@@ -115,34 +134,65 @@ def submit(
     from farm.render.models import resolve_model
     from farm.store import Store
 
-    tasks = len(grid.expand(job))
-    if tasks > job.max_tasks and not consent:
+    space = expand(job)
+    if len(space) > job.max_tasks and not consent:
         raise InputError(
-            f"the matrix has {tasks:,} tasks, more than max_tasks = {job.max_tasks:,}",
+            f"the matrix has {len(space):,} tasks, more than max_tasks = {job.max_tasks:,}",
             where=job.source,
             hint="look at `farm plan`, then submit with --yes, or raise max_tasks in the job",
         )
-    todo = plan(job, force=force, retry_failed=retry_failed, limit=limit)
+    if job.output.startswith(_THIS_PROCESS) and executor == "auto":
+        executor = "inline"
+    chosen, reason = engine.choose_executor(
+        executor, address=address, workers=workers, resources=job.resources
+    )
+    if job.output.startswith(_THIS_PROCESS) and chosen.name != "inline":
+        raise InputError(
+            f"{_THIS_PROCESS} exists in one process only, and Ray's workers are others",
+            where=job.output,
+            hint="use --executor inline, or a folder",
+        )
+    todo = _plan(space, job=job, force=force, retry_failed=retry_failed, limit=limit)
     if address is None:
         # On a cluster a model may be where only the workers see it.
         for work in todo.pipelines:
             if work.key.backend == "diffusers":
                 resolve_model(work.key.model)
     store = Store.open(job.output, create=True)
+    tell = on_event or _ignore
+    if (other := _other_job(store, job)) is not None:
+        tell(
+            engine.Notice(
+                message=f"{store.url} also holds images of job '{other}': both share one catalog, "
+                "and tasks that both ask for are rendered once"
+            )
+        )
     store.write_job(manifest.resolve_yaml(job), name=job.name)
-    chosen, reason = engine.choose_executor(
-        executor, address=address, workers=workers, resources=job.resources
-    )
     report: RunReport | None = None
     with _stop_on_signal() as stop:
         events = engine.run(todo, job=job, store=store, executor=chosen, reason=reason, stop=stop)
         for event in events:
-            if on_event is not None:
-                on_event(event)
+            tell(event)
             if isinstance(event, engine.RunFinished):
                 report = event.report
     assert report is not None, "the last event of a run carries its report"
     return report
+
+
+def _ignore(_event: Event) -> None:
+    """Read an event for a caller who wants none."""
+
+
+def _other_job(store: Store, job: Job) -> str | None:
+    """Return the name of the job that was last submitted to this output, if it is another one."""
+    text = store.read_job()
+    if text is None:
+        return None
+    try:
+        before = manifest.load(job.output, read=lambda _: text)
+    except ManifestError:
+        return None
+    return before.name if before.name != job.name else None
 
 
 def catalog(output: str | os.PathLike[str]) -> Catalog:

@@ -93,7 +93,8 @@ def check(
             for problem in error.problems:
                 print(problem)
         else:
-            _say(f"{path}: ok, {len(space):,} {_plural('task', len(space))}")
+            nothing = "" if len(space) else ": exclude, where or sample leave nothing"
+            _say(f"{path}: ok, {len(space):,} {_plural('task', len(space))}{nothing}")
     if problems:
         _say(f"{problems} {_plural('problem', problems)}")
         raise typer.Exit(ExitCode.BAD_INPUT)

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from farm.engine.choose import choose_executor
 from farm.engine.decide import Policy
-from farm.engine.events import Event, RunFinished, RunReport
+from farm.engine.events import Event, Notice, RunFinished, RunReport
 from farm.engine.executor import Executor, Stop
 from farm.engine.loop import run
 
 __all__ = [
     "Event",
     "Executor",
+    "Notice",
     "Policy",
     "RunFinished",
     "RunReport",

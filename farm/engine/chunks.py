@@ -7,7 +7,6 @@ with counts, a part name and timings, so an answer is kilobytes however large th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
@@ -143,11 +142,3 @@ class WorkerReport:
 
 
 Message: TypeAlias = "WorkerUp | WorkerDown | WorkerReport"
-
-
-def count_kinds(problems: tuple[TaskProblem, ...]) -> Mapping[FailureKind, int]:
-    """Return how many of `problems` are of each kind, in order of first appearance."""
-    counts: dict[FailureKind, int] = {}
-    for problem in problems:
-        counts[problem.kind] = counts.get(problem.kind, 0) + 1
-    return counts

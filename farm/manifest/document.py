@@ -27,6 +27,9 @@ MAX_CHARACTERS = 20_000_000
 """A job file is written by people; what is longer belongs into a `{file: ...}`."""
 MAX_NODES = 2_000_000
 """Nodes of a document after its aliases are expanded."""
+MAX_ALIASED = 100_000
+"""Nodes that aliases may add to those that are written out."""
+_COLLECTIONS = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
 MAX_DEPTH = 60
 
 
@@ -199,10 +202,13 @@ class _Converter:
         self._construct: Callable[[Any], Any] = yaml.constructor.construct_object
         self._problems = problems
         self._weights: dict[int, int] = {}
+        self._written = 0
 
     def convert(self, root: Any) -> Node | None:  # noqa: ANN401 - the library has no types
         try:
-            self._weigh(root, above=())
+            added = self._weigh(root, above=()) - self._written
+            if added > MAX_ALIASED:
+                raise _TooLargeError(f"has aliases that add {added:,} values to what is written")
             return self._node(root)
         except _TooLargeError as error:
             self._problems.add(self._place(root), str(error), hint="write it without anchors")
@@ -214,6 +220,7 @@ class _Converter:
     def _weigh(self, node: Any, *, above: tuple[int, ...]) -> int:  # noqa: ANN401 - as above
         """Return how many nodes `node` is with its aliases expanded, without expanding them."""
         if isinstance(node, ScalarNode):
+            self._written += 1
             return 1
         known = self._weights.get(id(node))
         if known is None:
@@ -223,6 +230,7 @@ class _Converter:
                 raise _TooLargeError(f"is nested more than {MAX_DEPTH} levels deep")
             pairs = node.value if isinstance(node, MappingNode) else ((v,) for v in node.value)
             within = (*above, id(node))
+            self._written += 1
             known = 1 + sum(self._weigh(child, above=within) for pair in pairs for child in pair)
             self._weights[id(node)] = known
         if known > MAX_NODES:
@@ -231,6 +239,8 @@ class _Converter:
 
     def _node(self, node: Any) -> Node:  # noqa: ANN401 - the library has no types
         place = self._place(node)
+        if not isinstance(node, ScalarNode) and str(node.tag) not in _COLLECTIONS:
+            self._refuse_tag(str(node.tag), place)
         if isinstance(node, MappingNode):
             return Entries(tuple(self._entries(node)), place)
         if isinstance(node, SequenceNode):
@@ -273,8 +283,11 @@ class _Converter:
                 value = text
             return Leaf(value, text, place)
         if kind not in ("str", "timestamp"):
-            self._problems.add(place, f"tags such as {tag!r} are not read; write a plain value")
+            self._refuse_tag(tag, place)
         return Leaf(text, text, place, quoted=quoted, is_folded=folded)
+
+    def _refuse_tag(self, tag: str, place: Place) -> None:
+        self._problems.add(place, f"tags such as {tag!r} are not read; write a plain value")
 
 
 class _TooLargeError(Exception):

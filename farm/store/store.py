@@ -26,6 +26,8 @@ class Finished:
 
     rendered: catalog.Digests
     failed: catalog.Digests
+    unreadable: tuple[str, ...] = ()
+    """Files of the catalog that could not be read, and why: tasks in them are missing above."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -229,7 +231,9 @@ class Store:
         keys = catalog.keys_of(reading.parts)
         wins = catalog.winners(keys)
         return Finished(
-            rendered=keys.digests[wins & keys.rendered], failed=keys.digests[wins & ~keys.rendered]
+            rendered=keys.digests[wins & keys.rendered],
+            failed=keys.digests[wins & ~keys.rendered],
+            unreadable=reading.warnings,
         )
 
     def table(self, columns: Sequence[str] | None = None) -> catalog.Table:

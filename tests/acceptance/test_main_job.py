@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -109,7 +110,11 @@ def test_query_answers_in_sql_and_in_csv(farm: Farm, job_file: Path, tmp_path: P
     sql = "select var_subject, count(*) as n from catalog group by 1 order by 1"
     told = farm("query", tmp_path / "out", sql, "--format", "csv")
     assert told.code == 0
-    assert told.out.split() == ["var_subject,n", "cat,6", "dog,6"]
+    assert list(csv.reader(told.out.splitlines())) == [
+        ["var_subject", "n"],
+        ["cat", "6"],
+        ["dog", "6"],
+    ]
     some = farm(
         "query", tmp_path / "out", "--where", "guidance_scale > 2 and seed = 1", "--format", "json"
     )
@@ -234,3 +239,50 @@ def test_every_problem_of_a_job_is_told_at_once_with_its_place(farm: Farm, tmp_p
     )
     assert "guidance_scale" in told.out
     assert "creature" in told.out
+
+
+def test_a_damaged_part_is_told_and_mended_before_anything_is_rendered_again(
+    farm: Farm, job_file: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    farm("submit", job_file, *INLINE)
+    parts = [path for path in (out / "catalog").glob("*.parquet") if path.stat().st_size > 2000]
+    for part in parts:
+        part.write_bytes(part.read_bytes()[:300])
+    for command in (("plan", job_file), ("submit", job_file, *INLINE)):
+        told = farm(*command)
+        assert told.code == 2
+        assert parts[0].name in told.err
+        assert "farm rebuild" in told.err
+    assert farm("rebuild", out).code == 0
+    assert farm("submit", job_file, *INLINE).json["skipped"] == 12
+
+
+def test_a_second_job_in_an_output_shares_its_catalog_and_is_told_so(
+    farm: Farm, job_file: Path, tmp_path: Path
+) -> None:
+    farm("submit", job_file, *INLINE)
+    rewrite(job_file, "name: little", "name: other")
+    rewrite(job_file, "[cat, dog]", "[dog, owl]")
+    second = farm("submit", job_file, *INLINE)
+    assert (second.json["rendered"], second.json["skipped"]) == (6, 6)
+    assert "also holds images of job 'little'" in second.err
+    assert farm("verify", tmp_path / "out").code == 0
+
+
+def test_a_bad_argument_is_refused_before_anything_is_written(
+    farm: Farm, job_file: Path, tmp_path: Path
+) -> None:
+    assert farm("submit", job_file, "--executor", "slurm").code == 2
+    assert farm("submit", job_file, "--set", "output=memory://x", "--executor", "ray").code == 2
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_impossible_pair_is_refused_with_the_line_that_leaves_it_out(
+    farm: Farm, job_file: Path
+) -> None:
+    pairs = ("--set", "backend=diffusers", "--set", "sampler=[Euler a, DPM++ 2S a]")
+    told = farm("check", job_file, *pairs, "--set", "schedule=[default, karras]")
+    assert told.code == 2
+    assert "exclude: [{sampler: euler_a, sigma_schedule: karras}]" in told.out
+    assert told.out.count("exclude: [{sampler: dpmpp_2s_a}]") == 1
