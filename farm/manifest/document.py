@@ -206,9 +206,7 @@ class _Converter:
 
     def convert(self, root: Any) -> Node | None:  # noqa: ANN401 - the library has no types
         try:
-            added = self._weigh(root, above=()) - self._written
-            if added > MAX_ALIASED:
-                raise _TooLargeError(f"has aliases that add {added:,} values to what is written")
+            self._check_size(root)
             return self._node(root)
         except _TooLargeError as error:
             self._problems.add(self._place(root), str(error), hint="write it without anchors")
@@ -216,6 +214,11 @@ class _Converter:
 
     def _place(self, node: Any) -> Place:  # noqa: ANN401 - the library has no types
         return Place(self._path, node.start_mark.line + 1, node.start_mark.column + 1)
+
+    def _check_size(self, root: Any) -> None:  # noqa: ANN401 - the library has no types
+        added = self._weigh(root, above=()) - self._written
+        if added > MAX_ALIASED:
+            raise _TooLargeError(f"has aliases that add {added:,} values to what is written")
 
     def _weigh(self, node: Any, *, above: tuple[int, ...]) -> int:  # noqa: ANN401 - as above
         """Return how many nodes `node` is with its aliases expanded, without expanding them."""

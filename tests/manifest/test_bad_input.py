@@ -238,6 +238,8 @@ def test_anchors_that_expand_to_a_flood_are_refused() -> None:
     lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 9)]
     [said] = problems("\n".join(lines))
     assert "expands to more than" in said
+    [said] = problems("\n".join(lines[:6]))
+    assert "aliases that add 1,234,550 values" in said
 
 
 def test_an_alias_inside_its_own_anchor_is_refused() -> None:
