@@ -145,7 +145,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     for name in ("export", "evaluate"):
         made[name].add_argument("--model", type=Path, default=MODEL, help="the model folder")
-    made["evaluate"].add_argument("--count", type=int, default=192, help="pictures to score")
+    made["evaluate"].add_argument("--count", type=int, default=128, help="pictures to score")
     made["evaluate"].add_argument("--sheet", type=Path, default=SHEET)
     return parser
 

@@ -222,12 +222,16 @@ def evaluate(
         chosen = np.flatnonzero(is_in)
         scores[name] = score(gallery, pictures[chosen], [shots[index] for index in chosen])
     few = max(BATCH, count // 4 // BATCH * BATCH)
-    for guidance in GUIDANCES:
-        made = render(pipeline, prompts[:few], guidance=guidance, seed=seed)
-        scores[f"guidance {guidance:g}"] = score(gallery, made, shots[:few])
-    for steps in STEP_COUNTS:
-        made = render(pipeline, prompts[:few], steps=steps, seed=seed)
-        scores[f"steps {steps}"] = score(gallery, made, shots[:few])
+    sweep = {f"guidance {guidance:g}": (STEPS, guidance) for guidance in GUIDANCES}
+    sweep |= {f"steps {steps}": (steps, GUIDANCE) for steps in STEP_COUNTS}
+    for name, (steps, guidance) in sweep.items():
+        is_default = (steps, guidance) == (STEPS, GUIDANCE)
+        made = (
+            pictures[:few]
+            if is_default
+            else render(pipeline, prompts[:few], steps=steps, guidance=guidance, seed=seed)
+        )
+        scores[name] = score(gallery, made, shots[:few])
     return {
         "guidance": GUIDANCE,
         "steps": STEPS,
