@@ -246,10 +246,10 @@ def evaluate(
 @torch.no_grad()
 def reconstruct(autoencoder: Autoencoder, pictures: Bytes) -> Bytes:
     """Pictures encoded and decoded, ``uint8 [pictures, 128, 128, 3]``."""
-    made = [
-        to_pictures(autoencoder.decode(autoencoder.encode(images).latent_dist.mean).sample)
-        for images in to_tensor(pictures).split(BATCH)
-    ]
+    made: list[Bytes] = []
+    for start in range(0, len(pictures), BATCH):
+        posterior = autoencoder.encode(to_tensor(pictures[start : start + BATCH])).latent_dist
+        made.append(to_pictures(autoencoder.decode(posterior.mean).sample))
     return np.concatenate(made)
 
 

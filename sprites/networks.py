@@ -1,6 +1,6 @@
 """The shapes of the model's parts, and the libraries' classes that they are made of.
 
-Stable Diffusion's own architecture at a fiftieth of its size. The classes of diffusers and
+Stable Diffusion's own architecture at a hundredth of its size. The classes of diffusers and
 transformers have untyped bases, so they are ``Any`` to a type checker; this is the one module that
 names them.
 """
@@ -46,7 +46,7 @@ def new_autoencoder() -> Autoencoder:
 
 
 def new_denoiser() -> Denoiser:
-    """An untrained UNet of 5.6 M parameters; text is attended to at 8 x 8 and 4 x 4."""
+    """An untrained UNet of 6.1 M parameters; text is attended to at 8 x 8 and 4 x 4."""
     return _diffusers.UNet2DConditionModel(
         sample_size=LATENT_SIZE,
         in_channels=LATENT_CHANNELS,
