@@ -51,8 +51,9 @@ from farm.task import (
     task_id,
 )
 
-WRITERS = 4
-"""Threads that encode and write. Compression leaves the interpreter's lock, so they do overlap."""
+MOST_WRITERS = 4
+"""Threads that encode and write, at most; fewer where a worker has fewer threads to use, because
+they would only take turns. Compression leaves the interpreter's lock, so they do overlap."""
 UNWRITTEN_LIMIT = 32
 """Images that may wait to be written before the renderer waits for the writers."""
 MESSAGE_LIMIT = 2000
@@ -148,7 +149,8 @@ class Worker:
         self._lots: dict[str, _Lot] = {}
         self._in_flight: dict[TaskSpec, _InFlight] = {}
         self._unwritten: deque[Future[Row]] = deque()
-        self._writers = ThreadPoolExecutor(WRITERS, thread_name_prefix=f"{name}-write")
+        writers = min(MOST_WRITERS, threads or MOST_WRITERS)
+        self._writers = ThreadPoolExecutor(writers, thread_name_prefix=f"{name}-write")
         self._committer = ThreadPoolExecutor(1, thread_name_prefix=f"{name}-commit")
         self._last_close = 0.0
         self._phase: Phase = "idle"
