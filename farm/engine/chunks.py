@@ -87,7 +87,7 @@ class ChunkOutcome:
     """Busy wall time that this chunk added, loading not counted."""
     load_seconds: float = 0.0
     write_seconds: float = 0.0
-    """Thread time of encoding and writing images."""
+    """Processor time of encoding and writing images."""
     commit_seconds: float = 0.0
     denoiser_evaluations: int = 0
     last_image: str | None = None

@@ -136,6 +136,9 @@ class ChunkDone(Event):
     unfinished: int
     """Tasks of the chunk that go back to be leased again, or are left by an interrupted run."""
     seconds: float
+    """Wall time that the chunk added to what its worker did before."""
+    write_seconds: float = 0.0
+    """Processor time of encoding and writing its images, beside the rendering."""
     last_image: str | None
 
 

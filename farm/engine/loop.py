@@ -333,10 +333,13 @@ class _Run:
     def next_chunk(self, worker: _WorkerState) -> Chunk | None:
         """Return what `worker` should be leased, or None if nothing should."""
         held = Counter(state.key for state in self.workers.values() if state.key is not None)
-        # What failed to load everywhere gets its last chance anywhere.
-        refused_by_all = set.intersection(*(state.refused for state in self.workers.values()))
-        refused = (worker.refused - refused_by_all) | self.given_up.keys()
+        refused = worker.refused | self.given_up.keys()
         key = self.workload.choose_key(worker.key, refused=refused, held=held)
+        if key is None:
+            # What failed to load everywhere gets its last chance anywhere.
+            everywhere = set.intersection(*(state.refused for state in self.workers.values()))
+            refused = refused - everywhere | self.given_up.keys()
+            key = self.workload.choose_key(worker.key, refused=refused, held=held)
         if key is None:
             return None
         is_ahead = bool(worker.leases)
@@ -407,6 +410,7 @@ class _Run:
             failed=len(outcome.failed),
             unfinished=len(outcome.undone) + len(outcome.again),
             seconds=outcome.seconds,
+            write_seconds=outcome.write_seconds,
             last_image=outcome.last_image,
         )
         for problem in outcome.failed:

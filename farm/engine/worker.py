@@ -86,7 +86,7 @@ class _Lot:
     store_fault: str | None = None
     """What the store said when it failed this lot; set by any thread, never taken back."""
     write_times: list[float] = field(default_factory=list)
-    """Seconds; a list because several threads add to it."""
+    """Processor seconds an image; a list because several threads add to it."""
     # Filled by the committing thread alone:
     parts: list[str] = field(default_factory=list)
     committed: set[int] = field(default_factory=set)
@@ -408,7 +408,7 @@ class Worker:
 
     def _write(self, flight: _InFlight, result: Rendered) -> Row:
         """Encode and write one image; return its row."""
-        started = time.perf_counter()
+        started, processor = time.perf_counter(), time.thread_time()
         job = self._setup.job
         row = self._row(result, chunk=flight.lot.chunk, since=flight.since)
         data = encode_image(result.pixels, job.image, row)
@@ -420,7 +420,7 @@ class Worker:
             flight.lot.store_fault = str(error)
             raise
         seconds = time.perf_counter() - started
-        flight.lot.write_times.append(seconds)
+        flight.lot.write_times.append(time.thread_time() - processor)
         self._last_image = image.path
         return with_image(dataclasses.replace(row, encode_ms=seconds * 1e3), image)
 
