@@ -31,7 +31,7 @@ $(VENV)/.runs: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@touch $@
 
 $(VENV)/.develops: $(VENV)/.runs
-	$(PIP) install --constraint constraints.txt --group test --group lint
+	$(PIP) install --constraint constraints.txt --group test --group lint --group recipe
 	@touch $@
 
 # --- what people do ----------------------------------------------------------------------------

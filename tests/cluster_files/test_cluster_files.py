@@ -6,7 +6,6 @@ import json
 import re
 import shlex
 import subprocess
-import tomllib
 from pathlib import Path
 from typing import Any, cast
 
@@ -125,8 +124,7 @@ def test_nobody_reaches_the_dashboard_and_nobody_joins_without_the_token(path: P
 @every_file
 def test_every_node_gets_this_version_from_the_same_pins(path: Path) -> None:
     config = read(path)
-    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
-    wheel = f"farm-{version}-py3-none-any.whl"
+    wheel = f"farm-{farm.__version__}-py3-none-any.whl"
     assert config["file_mounts"][f"~/{wheel}"] == f"dist/{wheel}"
     install, again = (line for line in config["setup_commands"] if wheel in line)
     assert "--constraint ~/constraints.txt" in install
