@@ -53,11 +53,11 @@ def test_a_worker_killed_in_the_middle_of_a_chunk_costs_nothing_but_time(
     tmp_path: Path, model: Path
 ) -> None:
     prompts = (*FINE, "die 1 then fine")
-    job = make_job(tmp_path / "out", prompts=prompts, models=[model], seeds=(1,))
+    job = make_job(tmp_path / "out", prompts=prompts, models=[model], seeds=range(4))
     events = list(play(job, _two_workers(), factory=BATCHING_FACTORY))
-    assert finish(iter(events)).rendered == 7
-    # One killer only: with several, a task may be in flight at as many deaths as give it up.
-    assert sum(isinstance(event, WorkerLost) for event in events) == 1
+    assert finish(iter(events)).rendered == 28
+    # Each of the four tasks kills one worker, unless two of them were in flight together.
+    assert 1 <= sum(isinstance(event, WorkerLost) for event in events) <= 4
     assert content(job) == _undisturbed(job, tmp_path)
     assert not Store.open(job.output).control.names("leases/")
 
