@@ -66,6 +66,12 @@ class Files(Protocol):
     def put(self, name: str, data: bytes) -> None:
         """Create or replace `name`. For files that are no record: controls, `job.yaml`."""
 
+    def put_cached(self, name: str, data: bytes) -> None:
+        """Create or replace `name` at once, but without waiting for the disk.
+
+        For what can be made again: after a power cut, the file may be there without its bytes.
+        """
+
     def get(self, name: str) -> bytes:
         """Return the bytes of `name`.
 
@@ -131,6 +137,12 @@ class LocalFiles:
         """See `Files.put`."""
         target = self._root / name
         with _as_store_error("write", target), self._temporary(data) as temporary:
+            _in_folder(target, lambda: temporary.replace(target))
+
+    def put_cached(self, name: str, data: bytes) -> None:
+        """See `Files.put_cached`."""
+        target = self._root / name
+        with _as_store_error("write", target), self._temporary(data, sync=False) as temporary:
             _in_folder(target, lambda: temporary.replace(target))
 
     def get(self, name: str) -> bytes:
@@ -202,7 +214,7 @@ class LocalFiles:
                     os.close(handle)
 
     @contextlib.contextmanager
-    def _temporary(self, data: bytes) -> Iterator[Path]:
+    def _temporary(self, data: bytes, *, sync: bool = True) -> Iterator[Path]:
         """Yield a file that holds `data`, on disk; it is gone afterwards unless it was renamed."""
         path = self._root / layout.TMP / secrets.token_hex(16)
         try:
@@ -210,7 +222,8 @@ class LocalFiles:
                 view = memoryview(data)
                 while view:
                     view = view[handle.write(view) :]
-                os.fsync(handle.fileno())
+                if sync:
+                    os.fsync(handle.fileno())
             yield path
         finally:
             with contextlib.suppress(OSError):
@@ -307,6 +320,10 @@ class ObjectFiles:
         """See `Files.put`."""
         with self._as_store_error("write", name):
             self._fs.pipe_file(self._path(name), data)
+
+    def put_cached(self, name: str, data: bytes) -> None:
+        """See `Files.put_cached`."""
+        self.put(name, data)
 
     def get(self, name: str) -> bytes:
         """See `Files.get`."""

@@ -8,6 +8,7 @@ retired/*.parquet           parts that a compacted one replaced, kept for slow r
 control/runs/<number>       one file a run, created once
 control/jobs/<job>-<digest>.yaml   every resolved job that was ever submitted here
 sheets/ logs/               what views and workers write
+thumbnails/<size>/...       small copies of images, made when looked at; safe to delete
 tmp/                        half-written files; whatever is old in here is rubbish
 ```
 
@@ -27,11 +28,13 @@ CATALOG = "catalog"
 RETIRED = "retired"
 CONTROL = "control"
 TMP = "tmp"
+THUMBNAILS = "thumbnails"
 RUNS = f"{CONTROL}/runs"
 JOBS = f"{CONTROL}/jobs"
 PART_SUFFIX = ".parquet"
 
 _WORD = re.compile(r"[^0-9A-Za-z]+")
+_THUMBNAIL = re.compile(rf"{THUMBNAILS}/[0-9]+/(?P<image>.+)\.webp")
 _IMAGE = re.compile(r"\.(?P<digest>[0-9a-f]{12,64})\.(?:png|webp|jpg)$")
 
 
@@ -90,6 +93,17 @@ def image_digest(name: str) -> str | None:
     """Return the digits of the digest in an image name of ours; None for any other file."""
     found = _IMAGE.search(name)
     return found["digest"] if found else None
+
+
+def thumbnail_file(image: str, size: int) -> str:
+    """Return where the thumbnail of an image goes."""
+    return f"{THUMBNAILS}/{size}/{image.removeprefix(f'{IMAGES}/')}.webp"
+
+
+def thumbnail_image(name: str) -> str | None:
+    """Return which image a thumbnail is of; None for any other file."""
+    found = _THUMBNAIL.fullmatch(name)
+    return f"{IMAGES}/{found['image']}" if found else None
 
 
 def folders_above(names: list[str]) -> list[str]:

@@ -141,6 +141,8 @@ class GcReport(Report):
     temporaries: tuple[str, ...]
     images: tuple[str, ...]
     """Images that no row names."""
+    thumbnails: tuple[str, ...]
+    """Thumbnails whose image is gone, or goes with them."""
     bytes: int
     warnings: tuple[str, ...]
     """Why some things were left that might have gone."""
@@ -150,8 +152,9 @@ class GcReport(Report):
         lines = [
             (
                 f"{self.output}: {verb} {_count(len(self.parts), 'retired part')}, "
-                f"{_count(len(self.temporaries), 'temporary file')} and "
-                f"{_count(len(self.images), 'image')}, {_size(self.bytes)}"
+                f"{_count(len(self.temporaries), 'temporary file')}, "
+                f"{_count(len(self.images), 'image')} and "
+                f"{_count(len(self.thumbnails), 'thumbnail')}, {_size(self.bytes)}"
             )
         ]
         return "\n".join(lines + _shown("warning: ", self.warnings))
@@ -387,7 +390,13 @@ def gc(files: Files, *, grace_s: float = DEFAULT_GRACE_S, dry_run: bool = False)
         foreign = int(pc.sum(chosen).as_py() or 0) - len(orphans)
         if foreign:
             warnings.append(f"{foreign:,} files below images/ are not the farm's and were left")
-    doomed = [*temporaries, *gone, *orphans]
+    left = set(names.to_pylist()) - {entry.name for entry in orphans}
+    thumbnails = [
+        entry
+        for entry in files.scan(layout.THUMBNAILS)
+        if (image := layout.thumbnail_image(entry.name)) is not None and image not in left
+    ]
+    doomed = [*temporaries, *gone, *orphans, *thumbnails]
     if not dry_run:
         for entry in doomed:
             files.delete(entry.name)
@@ -397,6 +406,7 @@ def gc(files: Files, *, grace_s: float = DEFAULT_GRACE_S, dry_run: bool = False)
         parts=tuple(entry.name for entry in gone),
         temporaries=tuple(entry.name for entry in temporaries),
         images=tuple(entry.name for entry in orphans),
+        thumbnails=tuple(entry.name for entry in thumbnails),
         bytes=sum(entry.size for entry in doomed),
         warnings=tuple(warnings),
     )

@@ -65,6 +65,9 @@ class Trap:
     def put(self, name: str, data: bytes) -> None:
         self._act(lambda: self._files.put(name, data))
 
+    def put_cached(self, name: str, data: bytes) -> None:
+        self._act(lambda: self._files.put_cached(name, data))
+
     def get(self, name: str) -> bytes:
         return self._files.get(name)
 
