@@ -174,7 +174,11 @@ _SAMPLERS = (
     Sampler(
         name="dpmpp_singlestep", label="DPM++ 2S", aliases=("dpmpp_2s",),
         scheduler="DPMSolverSinglestepScheduler",
-        options={"algorithm_type": "dpmsolver++", "solver_order": 2}, schedules=_SINGLESTEP,
+        # diffusers turns lower_order_final on by itself and says so in every run.
+        options={
+            "algorithm_type": "dpmsolver++", "solver_order": 2, "lower_order_final": True,
+        },
+        schedules=_SINGLESTEP,
         doc="DPM-Solver++(2S), algorithm 1 of arXiv:2211.01095; deterministic.",
     ),
     Sampler(
