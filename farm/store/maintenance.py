@@ -30,8 +30,9 @@ import pyarrow.compute as pc
 from farm.errors import StoreError
 from farm.store import catalog, layout
 from farm.store.files import Entry, Files
-from farm.store.metadata import RECORD, read_metadata
-from farm.store.row import Row, StoredImage, from_record
+from farm.store.looks import measure_looks
+from farm.store.metadata import RECORD, read_metadata, read_pixels
+from farm.store.row import Row, StoredImage, from_record, with_looks
 from farm.task import parse_task_id
 
 Progress: TypeAlias = Callable[[int, int], None]
@@ -501,7 +502,9 @@ def _row_of(files: Files, name: str) -> Row:
         record = read_metadata(data)[RECORD]
     except (KeyError, json.JSONDecodeError) as error:
         raise ValueError(f"carries no record: {error!r}") from error
-    return from_record(record, image=StoredImage(path=name, sha256=sha256, size=len(data)))
+    row = from_record(record, image=StoredImage(path=name, sha256=sha256, size=len(data)))
+    # A farm that did not measure yet wrote this one: what it looks like can still be seen.
+    return row if row.phash is not None else with_looks(row, measure_looks(read_pixels(data)))
 
 
 def _order(row: Row | None) -> tuple[int, int, str]:
