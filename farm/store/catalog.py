@@ -199,10 +199,11 @@ def winners(keys: Keys) -> Mask:
     # Sorting values is several times faster than sorting rows, and usually shows that no task has
     # two. Two tasks that share 64 bits, if ever there are, are told apart below.
     ordered = np.sort(halves[:, 0])
-    shared = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+    shared = ordered[1:][ordered[1:] == ordered[:-1]]
     wins = np.ones(count, dtype=np.bool_)
     if not len(shared):
         return wins
+    shared = np.unique(shared)
     place = np.minimum(np.searchsorted(shared, halves[:, 0]), len(shared) - 1)
     rows = np.flatnonzero(shared[place] == halves[:, 0])
     ranked = rows[

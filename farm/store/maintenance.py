@@ -38,7 +38,6 @@ from farm.task import parse_task_id
 Progress: TypeAlias = Callable[[int, int], None]
 """Called with how many images are done, of how many."""
 
-DEFAULT_GRACE_S: Final = 7 * 86_400.0
 SNAPSHOT_ROWS: Final = 1_000_000
 """Rows of one compacted part: some sixty megabytes."""
 _REBUILT_ROWS = 50_000
@@ -351,7 +350,7 @@ def _count_parts(reading: catalog.Reading) -> int:
 # --- gc -----------------------------------------------------------------------------------------
 
 
-def gc(files: Files, *, grace_s: float = DEFAULT_GRACE_S, dry_run: bool = False) -> GcReport:
+def gc(files: Files, *, grace_s: float = layout.DEFAULT_GRACE_S, dry_run: bool = False) -> GcReport:
     """Delete retired parts, temporaries and images without a row, older than `grace_s` seconds.
 
     The grace period protects slow readers of retired parts, and images whose commit is still to
