@@ -151,9 +151,10 @@ class BatchedStream:
             kind = self._painter.diagnose(error)
             if kind is FailureKind.INTERNAL and len(batch) == 1:
                 _log.exception("a task failed", extra={"task_id": task_id(batch[0])})
-            return _Trouble(kind=kind, message=_message_of(error), concerns_all=False)
+            return _Trouble(kind=kind, message=message_of(error), concerns_all=False)
 
 
-def _message_of(error: Exception) -> str:
+def message_of(error: Exception) -> str:
+    """Return an exception as one line for people."""
     text = " ".join(str(error).split())
     return text if isinstance(error, ValueError) and text else f"{type(error).__name__}: {text}"

@@ -10,7 +10,6 @@ would ignore is refused instead: a sheet over an axis that does nothing is a lie
 
 from __future__ import annotations
 
-import gc
 import logging
 import time
 from collections.abc import Hashable, Iterator, Sequence
@@ -22,6 +21,7 @@ import numpy as np
 import torch
 
 from farm.render.batches import BatchedStream, Refusal
+from farm.render.failures import fault_in, free_memory, kind_of
 from farm.render.loading import LoadedPipeline, load_pipeline
 from farm.render.noise import float32_noise, generators_of
 from farm.render.protocol import Renderer
@@ -54,13 +54,6 @@ _BYTES_PER_PIXEL = 4096
 
 An estimate to start from (a 1024 x 1024 image in float32 takes about 4 GB in the decoder of Stable
 Diffusion XL); running out of memory corrects it."""
-_OUT_OF_MEMORY = (
-    "out of memory",
-    "not enough memory",
-    "can't allocate memory",
-    "ALLOC_FAILED",
-)
-"""What memory errors say that come as a plain RuntimeError."""
 
 
 class PipelineRenderer:
@@ -77,7 +70,7 @@ class PipelineRenderer:
     def close(self) -> None:
         """Give the model's memory back."""
         self._stream = None
-        _free_memory()
+        free_memory()
 
 
 def open_pipeline_renderer(key: PipelineKey, *, device: str, threads: int | None) -> Renderer:
@@ -151,17 +144,11 @@ class PipelinePainter:
 
     def diagnose(self, error: Exception) -> FailureKind:
         """Return what an exception of the pipeline means for a task that is alone in its batch."""
-        if isinstance(error, ValueError):
-            return FailureKind.BAD_TASK
-        if isinstance(error, MemoryError | torch.OutOfMemoryError):
-            return FailureKind.OUT_OF_MEMORY
-        if isinstance(error, RuntimeError) and any(sign in str(error) for sign in _OUT_OF_MEMORY):
-            return FailureKind.OUT_OF_MEMORY
-        return FailureKind.INTERNAL
+        return kind_of(error)
 
     def recover(self) -> None:
         """Free what a failed call left on the device."""
-        _free_memory()
+        free_memory()
 
     def _arguments(self, tasks: Sequence[TaskSpec]) -> dict[str, Any]:
         """Return the keywords of the pipeline's call."""
@@ -233,10 +220,8 @@ class PipelinePainter:
         batch_size: int,
         evaluations: int,
     ) -> RenderResult:
-        if not finite:
-            return self._bad_output(task, "the image has values that are not numbers")
-        if image.min() == image.max():
-            return self._bad_output(task, f"every pixel of the image is {image.flat[0]}")
+        if fault := fault_in(image, is_finite=finite, dtype=self.facts.dtype):
+            return Failed(task=task, kind=FailureKind.BAD_OUTPUT, message=fault, facts=self.facts)
         return Rendered(
             task=task,
             pixels=image,
@@ -245,11 +230,6 @@ class PipelinePainter:
             denoiser_evaluations=evaluations,
             facts=self.facts,
         )
-
-    def _bad_output(self, task: TaskSpec, message: str) -> Failed:
-        if self._loaded.dtype is torch.float16:
-            message += "; float16 overflows in some models: try dtype float32 or bfloat16"
-        return Failed(task=task, kind=FailureKind.BAD_OUTPUT, message=message, facts=self.facts)
 
     def _denoiser(self) -> torch.nn.Module:
         network = getattr(self._pipe, "unet", None) or self._pipe.transformer
@@ -305,9 +285,3 @@ def _pixels_that_fit(device: torch.device) -> int:
         free_bytes, _ = torch.cuda.mem_get_info(device)
         return int(free_bytes) // _BYTES_PER_PIXEL
     return _CPU_PIXELS
-
-
-def _free_memory() -> None:
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

@@ -56,13 +56,13 @@ BACKENDS: Mapping[str, str] = MappingProxyType(
     {
         "diffusers": "farm.render.pipelines:open_pipeline_renderer",
         "pattern": "farm.render.pattern:open_pattern_renderer",
+        "torch": "farm.render.lane.renderer:open_torch_renderer",
     }
 )
 """Entry point of every backend this version has, by the name job files use."""
 
 _NOT_YET: Mapping[str, str] = MappingProxyType(
     {
-        "torch": "the mixed-settings lane",
         "onnx": "the lane on ONNX Runtime",
     }
 )

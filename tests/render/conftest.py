@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import diffusers
 import pytest
@@ -115,16 +115,21 @@ def tiny_file(tiny_sd: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(scope="session")
-def renderer_of() -> Iterator[Callable[[Path | str], Renderer]]:
-    """Open each model once for all tests: loading costs more than drawing here."""
-    opened: dict[str, Renderer] = {}
+class OpenRenderer(Protocol):
+    """Opens a model once for all tests: loading costs more than drawing here."""
 
-    def renderer(model: Path | str) -> Renderer:
-        key = PipelineKey("diffusers", str(model), "float32")
-        if key.model not in opened:
-            opened[key.model] = open_renderer(key, device="cpu", threads=1)
-        return opened[key.model]
+    def __call__(self, model: Path | str, backend: str = "diffusers") -> Renderer: ...
+
+
+@pytest.fixture(scope="session")
+def renderer_of() -> Iterator[OpenRenderer]:
+    opened: dict[PipelineKey, Renderer] = {}
+
+    def renderer(model: Path | str, backend: str = "diffusers") -> Renderer:
+        key = PipelineKey(backend, str(model), "float32")
+        if key not in opened:
+            opened[key] = open_renderer(key, device="cpu", threads=1)
+        return opened[key]
 
     yield renderer
     for one in opened.values():

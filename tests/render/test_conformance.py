@@ -26,10 +26,15 @@ class Backend:
     impossible: TaskSpec | None
 
 
-@pytest.fixture(params=["pattern", "diffusers", "diffusers-xl", "diffusers-flow"])
+BACKENDS = [
+    "pattern", "diffusers", "diffusers-xl", "diffusers-flow", "torch", "torch-xl",
+]  # fmt: skip
+
+
+@pytest.fixture(params=BACKENDS)
 def backend(
     request: pytest.FixtureRequest,
-    renderer_of: Callable[[Path], Renderer],
+    renderer_of: Callable[[Path, str], Renderer],
     tiny_sd: Path,
     tiny_sdxl: Path,
     tiny_flow: Path,
@@ -39,10 +44,11 @@ def backend(
         task = replace(task, backend="pattern")
         renderer = open_renderer(PipelineKey("pattern", task.model, "auto"))
         return Backend(renderer=renderer, task=task, impossible=None)
-    model = {"diffusers": tiny_sd, "diffusers-xl": tiny_sdxl, "diffusers-flow": tiny_flow}
-    task = replace(task, model=str(model[request.param]))
+    backend, _, family = request.param.partition("-")
+    model = {"": tiny_sd, "xl": tiny_sdxl, "flow": tiny_flow}[family]
+    task = replace(task, backend=backend, model=str(model))
     return Backend(
-        renderer=renderer_of(model[request.param]),
+        renderer=renderer_of(model, backend),
         task=task,
         impossible=replace(task, clip_skip=60),
     )

@@ -64,7 +64,7 @@ def test_an_entry_point_takes_the_place_of_the_backend() -> None:
     assert renderer.opened_with == (key_of("diffusers"), "cuda:1", 3)
 
 
-@pytest.mark.parametrize("backend", ["torch", "onnx"])
+@pytest.mark.parametrize("backend", ["onnx"])
 def test_a_backend_that_is_yet_to_come_is_refused_by_name(backend: str) -> None:
     with pytest.raises(ModelError, match=f"backend '{backend}' .* is not part of this version"):
         open_renderer(key_of(backend))

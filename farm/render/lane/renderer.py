@@ -1,0 +1,445 @@
+"""Backend `torch`, and whatever else runs a model's networks: lanes as a stream of results.
+
+Tasks are taken from the stream when a lane has room for them, so the batch runs on across the
+boundaries of cells, settings and chunks, and drains once, at the stream's end. Pictures of
+different sizes cannot share a batch: each size has a lane of its own, and the lane with the fullest
+batch runs. A lane that was passed over for long gets its turn, so nothing waits forever.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from collections import OrderedDict, deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import psutil
+import torch
+
+from farm.render.batches import Refusal, message_of
+from farm.render.failures import fault_in, free_memory, kind_of
+from farm.render.lane.families import join
+from farm.render.lane.lane import Decoded, Lane, LaneError, Start, Tally
+from farm.render.lane.networks import Networks, Text
+from farm.render.lane.rows import Program, Row, Spoken
+from farm.render.lane.sizes import BatchSize
+from farm.render.lane.torch_runtime import TorchRuntime, describe, why_unknown
+from farm.render.loading import load_pipeline
+from farm.render.pipelines import PipelineRenderer
+from farm.render.protocol import Renderer
+from farm.render.tables import SamplerTable, table_for
+from farm.task import (
+    Failed,
+    FailureKind,
+    PipelineKey,
+    Rendered,
+    RenderResult,
+    TaskSpec,
+    task_id,
+)
+
+WINDOW = 256
+"""Tasks that may wait for a lane, taken ahead of their turn."""
+PATIENCE = 512
+"""Ticks that a lane with rows may be passed over."""
+KEPT_TEXTS = 1024
+"""Encoded texts that are kept."""
+KEPT_PROGRAMS = 1024
+
+_BYTES_PER_PIXEL = 4096
+"""Memory that a picture's pixel is reckoned to need at most while the networks run.
+
+An estimate that bounds the search for a batch size; running out of memory corrects it."""
+_LARGEST_BATCH = 256
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Shape:
+    """What is known of the networks at one picture size; outlives the streams."""
+
+    batch: BatchSize
+    decoding: BatchSize
+
+
+@dataclass(slots=True, eq=False)
+class _Berth:
+    """A lane and the tasks that wait for it."""
+
+    lane: Lane
+    waiting: deque[Start] = field(default_factory=deque)
+    passed_over: int = 0
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self.waiting) or not self.lane.is_empty
+
+    @property
+    def fill(self) -> float:
+        """How full its next batch can be, at most 1."""
+        waiting = sum(1 if start.negative is None else 2 for start in self.waiting)
+        return min(1.0, (self.lane.demand + waiting) / self.lane.batch.current)
+
+
+class LaneRenderer:
+    """A loaded model whose rows mix freely; see the module."""
+
+    def __init__(self, networks: Networks, *, is_sharing: bool = True) -> None:
+        """Take over `networks`; closing the renderer closes them.
+
+        Args:
+            networks: a loaded model.
+            is_sharing: ask the network equal questions once. Changes no picture; off is for tests
+                and measurements.
+        """
+        self._networks: Networks | None = networks
+        self._is_sharing = is_sharing
+        self._shapes: dict[tuple[int, int], _Shape] = {}
+        self._texts: OrderedDict[Text, Spoken] = OrderedDict()
+        self._programs: OrderedDict[SamplerTable, Program] = OrderedDict()
+        self.tally = Tally()
+        """What all streams of this renderer did."""
+        self.text_seconds = 0.0
+        """Spent on encoding texts."""
+
+    def render(self, tasks: Iterator[TaskSpec]) -> Iterator[RenderResult]:
+        """Yield one result for every task, in the order in which they are finished."""
+        assert self._networks is not None, "a closed renderer renders nothing"
+        return _Stream(self, self._networks, tasks).run()
+
+    def close(self) -> None:
+        """Give the model's memory back."""
+        if self._networks is not None:
+            self._networks.close()
+        self._networks = None
+        self._texts.clear()
+
+    # --- what streams share ---------------------------------------------------------------------
+
+    def prepare(self, task: TaskSpec) -> Start:
+        """Return `task` as a row begins with it.
+
+        Raises:
+            Refusal: the model or the sampler cannot do it.
+            Exception: whatever an encoder raises.
+        """
+        networks = self._networks
+        assert networks is not None
+        if task.num_inference_steps < 1:
+            raise Refusal(f"num_inference_steps is {task.num_inference_steps}; it takes at least 1")
+        networks.check(task)
+        height, width = networks.size_of(task)
+        table = table_for(
+            networks.scheduler,
+            sampler=task.sampler,
+            sigma_schedule=task.sigma_schedule,
+            steps=task.num_inference_steps,
+            eta=task.eta,
+        )
+        positive = self._say(
+            Text(
+                prompt=task.prompt,
+                is_negative=False,
+                clip_skip=task.clip_skip,
+                height=height,
+                width=width,
+            )
+        )
+        negative = None
+        if task.guidance_scale > 1:  # diffusers' own condition
+            negative = self._say(
+                Text(
+                    prompt=task.negative_prompt,
+                    is_negative=True,
+                    clip_skip=None,
+                    height=height,
+                    width=width,
+                )
+            )
+        return Start(task=task, program=self._program(table), positive=positive, negative=negative)
+
+    def shape(self, height: int, width: int) -> _Shape:
+        """Return what is known of one picture size."""
+        assert self._networks is not None
+        if (height, width) not in self._shapes:
+            largest = _rows_that_fit(self._networks.device, height * width)
+            self._shapes[height, width] = _Shape(
+                batch=BatchSize(largest=largest), decoding=BatchSize(largest=min(largest, 16))
+            )
+        return self._shapes[height, width]
+
+    def berth(self, height: int, width: int) -> _Berth:
+        """Return a new lane for one picture size."""
+        assert self._networks is not None
+        shape = self.shape(height, width)
+        return _Berth(
+            Lane(
+                networks=self._networks,
+                shape=self._networks.latent_shape(height, width),
+                batch=shape.batch,
+                decoding=shape.decoding,
+                is_sharing=self._is_sharing,
+                tally=self.tally,
+            )
+        )
+
+    def _say(self, text: Text) -> Spoken:
+        assert self._networks is not None
+        if text in self._texts:
+            self._texts.move_to_end(text)
+            return self._texts[text]
+        started = time.perf_counter()
+        [conditioning] = self._networks.encode([text])
+        self.text_seconds += time.perf_counter() - started
+        digest = hashlib.blake2b(repr(text).encode(), digest_size=16).digest()
+        self._texts[text] = Spoken(digest, conditioning)
+        if len(self._texts) > KEPT_TEXTS:
+            self._texts.popitem(last=False)
+        return self._texts[text]
+
+    def _program(self, table: SamplerTable) -> Program:
+        if table not in self._programs:
+            self._programs[table] = Program(table)
+            if len(self._programs) > KEPT_PROGRAMS:
+                self._programs.popitem(last=False)
+        self._programs.move_to_end(table)
+        return self._programs[table]
+
+
+class _Stream:
+    """One call of `render`."""
+
+    def __init__(
+        self, renderer: LaneRenderer, networks: Networks, tasks: Iterator[TaskSpec]
+    ) -> None:
+        self._renderer = renderer
+        self._networks = networks
+        self._tasks = tasks
+        self._berths: dict[tuple[int, int], _Berth] = {}
+        self._current: _Berth | None = None
+        self._overdue: _Berth | None = None
+        """Was passed over for too long, and runs until it is empty or another one is overdue."""
+        self._is_exhausted = False
+        self._developing: deque[_Developing] = deque()
+
+    def run(self) -> Iterator[RenderResult]:
+        """Yield results until the stream has ended and every lane is empty."""
+        while True:
+            yield from self._take_ahead()
+            berth = self._choose()
+            if berth is None:
+                if not self._is_exhausted:
+                    continue
+                yield from self._deliver(everything=True)
+                return
+            yield from self._move_on(berth)
+            yield from self._deliver(everything=False)
+
+    # --- tasks in -------------------------------------------------------------------------------
+
+    def _take_ahead(self) -> Iterator[RenderResult]:
+        """Take tasks until the current lane is full, the window is, or the stream ends."""
+        while not self._is_exhausted and not self._is_satisfied():
+            task = next(self._tasks, None)
+            if task is None:
+                self._is_exhausted = True
+                return
+            try:
+                start = self._renderer.prepare(task)
+            except Refusal as refusal:
+                yield self._failed(task, FailureKind.BAD_TASK, str(refusal))
+                continue
+            except Exception as error:  # noqa: BLE001 - one task's failure, not the run's
+                yield self._failed_by(task, error)
+                continue
+            size = self._networks.size_of(task)
+            if size not in self._berths:
+                self._berths[size] = self._renderer.berth(*size)
+            berth = self._berths[size]
+            self._current = self._current or berth
+            berth.waiting.append(start)
+            yield from self._admit(berth)
+
+    def _is_satisfied(self) -> bool:
+        """No task needs to be taken for now."""
+        waiting = sum(len(berth.waiting) for berth in self._berths.values())
+        is_full = self._current is not None and not self._current.lane.has_room
+        return is_full or waiting >= WINDOW
+
+    def _admit(self, berth: _Berth) -> Iterator[RenderResult]:
+        """Begin rows while they are of use."""
+        while berth.waiting and berth is self._current and berth.lane.has_room:
+            start = berth.waiting.popleft()
+            try:
+                berth.lane.admit(start)
+            except Exception as error:  # noqa: BLE001 - one task's failure, not the run's
+                yield self._failed_by(start.task, error)
+
+    def _choose(self) -> _Berth | None:
+        """Return the lane to move on, or None if none has anything to do."""
+        busy = [berth for berth in self._berths.values() if berth.has_work]
+        if not busy:
+            self._current = None
+            return None
+        overdue = max(busy, key=lambda berth: berth.passed_over)
+        if overdue.passed_over > PATIENCE:
+            self._overdue = overdue
+        if self._overdue is not None and self._overdue in busy:
+            best = self._overdue
+        else:
+            best = max(busy, key=lambda berth: (berth.fill, berth is self._current))
+        for berth in busy:
+            berth.passed_over = 0 if berth is best else berth.passed_over + 1
+        self._current = best
+        return best
+
+    # --- rows on --------------------------------------------------------------------------------
+
+    def _move_on(self, berth: _Berth) -> Iterator[RenderResult]:
+        """Make one tick of a lane, and pictures of what is finished."""
+        yield from self._admit(berth)
+        lane = berth.lane
+        if lane.rows:
+            try:
+                lane.tick()
+            except LaneError as trouble:
+                yield from self._survive(lane, trouble)
+        while lane.has_pictures:
+            try:
+                decoded = lane.decode()
+            except LaneError as trouble:
+                yield from self._survive_decoding(lane, trouble)
+            else:
+                self._developing.append(_Developing(decoded, lane))
+
+    def _survive(self, lane: Lane, trouble: LaneError) -> Iterator[RenderResult]:
+        """Make the batch smaller, or find the row that cannot be drawn, or give that row up."""
+        kind = kind_of(trouble.error)
+        free_memory()
+        if kind is FailureKind.OUT_OF_MEMORY and lane.batch.shrink(trouble.calls_of):
+            return
+        if len(trouble.rows) > 1:
+            lane.set_apart(trouble.rows)
+            return
+        [row] = trouble.rows
+        lane.remove(row)
+        yield self._failed_by(row.task, trouble.error)
+
+    def _survive_decoding(self, lane: Lane, trouble: LaneError) -> Iterator[RenderResult]:
+        """Decode fewer at once, then with less memory each; at last give a row up."""
+        kind = kind_of(trouble.error)
+        free_memory()
+        if kind is FailureKind.OUT_OF_MEMORY:
+            if lane.decoding.shrink(trouble.calls_of) or self._networks.save_memory():
+                return
+        elif len(trouble.rows) > 1:
+            lane.decoding.shrink(len(trouble.rows))
+            return
+        for row in trouble.rows:
+            lane.drop_finished(row)
+            yield self._failed_by(row.task, trouble.error)
+
+    # --- results out ----------------------------------------------------------------------------
+
+    def _deliver(self, *, everything: bool) -> Iterator[RenderResult]:
+        """Yield the pictures that have arrived; all of them, if there is nothing else to do."""
+        while self._developing and (everything or self._developing[0].has_arrived):
+            yield from self._developing.popleft().results(self._networks)
+
+    def _failed_by(self, task: TaskSpec, error: Exception) -> Failed:
+        kind = kind_of(error)
+        if kind is FailureKind.INTERNAL:
+            _log.error("a task failed", exc_info=error, extra={"task_id": task_id(task)})
+        return self._failed(task, kind, message_of(error))
+
+    def _failed(self, task: TaskSpec, kind: FailureKind, message: str) -> Failed:
+        return Failed(task=task, kind=kind, message=message, facts=self._networks.facts)
+
+
+class _Developing:
+    """Pictures on their way from the device."""
+
+    def __init__(self, decoded: Decoded, lane: Lane) -> None:
+        self._rows = decoded.rows
+        self._lane = lane
+        self._arrival: torch.cuda.Event | None = None
+        pictures = decoded.pictures
+        if pictures.pixels.is_cuda:
+            self._pixels = _on_its_way(pictures.pixels)
+            self._is_finite = _on_its_way(pictures.is_finite)
+            self._arrival = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._arrival.record()
+        else:
+            self._pixels, self._is_finite = pictures.pixels.cpu(), pictures.is_finite.cpu()
+
+    @property
+    def has_arrived(self) -> bool:
+        """The pictures can be looked at without waiting."""
+        return self._arrival is None or bool(self._arrival.query())  # type: ignore[no-untyped-call]
+
+    def results(self, networks: Networks) -> Iterator[RenderResult]:
+        """Wait until the pictures are here, and yield what became of each row."""
+        if self._arrival is not None:
+            self._arrival.synchronize()
+        finite: Sequence[bool] = self._is_finite.tolist()
+        for row, pixels, is_finite in zip(self._rows, self._pixels, finite, strict=True):
+            yield self._result(row, pixels.numpy(), is_finite=is_finite, networks=networks)
+
+    def _result(
+        self,
+        row: Row,
+        pixels: np.ndarray[Any, np.dtype[np.uint8]],
+        *,
+        is_finite: bool,
+        networks: Networks,
+    ) -> RenderResult:
+        facts = networks.facts
+        if fault := fault_in(pixels, is_finite=is_finite, dtype=facts.dtype):
+            return Failed(task=row.task, kind=FailureKind.BAD_OUTPUT, message=fault, facts=facts)
+        return Rendered(
+            task=row.task,
+            pixels=pixels,
+            render_ms=row.seconds * 1e3,
+            batch_size=row.most_together,
+            denoiser_evaluations=row.required,
+            facts=facts,
+        )
+
+
+def _on_its_way(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a host copy that will be there once the device's stream has come so far."""
+    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    host.copy_(tensor, non_blocking=True)
+    return host
+
+
+def _rows_that_fit(device: torch.device, pixels: int) -> int:
+    """Return a power of two: the most rows that the search for a batch size may try."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+    else:
+        free = psutil.virtual_memory().available // 4  # other workers are here too
+    rows = max(1, min(int(free) // (_BYTES_PER_PIXEL * pixels), _LARGEST_BATCH))
+    return 1 << (rows.bit_length() - 1)
+
+
+def open_torch_renderer(key: PipelineKey, *, device: str, threads: int | None) -> Renderer:
+    """Load a model; entry point of backend `torch`. See `open_renderer`.
+
+    A model of a family that the lane does not know is rendered by its own pipeline instead, as
+    backend `diffusers` would.
+    """
+    if threads is not None:
+        torch.set_num_threads(threads)
+    loaded = load_pipeline(key, device=device)
+    if reason := why_unknown(loaded.pipe):
+        _log.warning(
+            "backend torch does not know this model; diffusers' own pipeline renders it",
+            extra={"model": key.model, "reason": reason},
+        )
+        return PipelineRenderer(loaded)
+    return LaneRenderer(join(describe(loaded.pipe), TorchRuntime(loaded)))

@@ -1,0 +1,114 @@
+"""How many rows to give a network at once: found out while working, at no cost.
+
+More rows at once take less time each, until the device is full; then they only take memory. Where
+that is depends on the model, the picture's size, the number type and the device, by more than a
+factor of ten (a tiny network on a fast GPU against a large one on a CPU). So it is measured, on the
+calls that have to be made anyway: a few at each size, doubling while that pays.
+
+The same measurements say what the network takes at its best, which is what a run's efficiency is
+held against.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Mapping
+
+TRIALS = 3
+"""Full calls at a size before it is judged. The first is left out: it warms caches up."""
+WORTH_IT = 0.97
+"""A larger batch is taken if a row takes at most this share of the time it took before."""
+KEPT = 64
+"""Latest calls of a size that count."""
+ENOUGH = 3
+"""Calls of a size before its times are believed."""
+
+_log = logging.getLogger(__name__)
+
+
+class BatchSize:
+    """The batch size of one network at one shape on one device, and what a row takes at it."""
+
+    def __init__(self, *, largest: int, smallest: int = 1) -> None:
+        """Begin at `smallest`; never go beyond `largest`, which is what memory is reckoned to hold.
+
+        Both are powers of two.
+        """
+        self._largest = max(1, largest)
+        self._current = min(smallest, self._largest)
+        self._is_settled = False
+        self._times: dict[int, deque[float]] = {}
+        """Seconds a row, by the size of the call."""
+        self._trials = 0
+
+    @property
+    def current(self) -> int:
+        """Rows to give the network at once, if there are as many."""
+        return self._current
+
+    @property
+    def is_settled(self) -> bool:
+        """The search is over."""
+        return self._is_settled
+
+    @property
+    def times(self) -> Mapping[int, float]:
+        """Return seconds a row by batch size, each the lower quartile of the latest calls."""
+        return {
+            rows: sorted(times)[len(times) // 4]
+            for rows, times in sorted(self._times.items())
+            if times
+        }
+
+    def record(self, rows: int, seconds: float) -> None:
+        """Take note of a call with `rows` rows."""
+        is_trial = rows == self._current and not self._is_settled
+        if is_trial:
+            self._trials += 1
+            if self._trials == 1:
+                return
+        self._times.setdefault(rows, deque(maxlen=KEPT)).append(seconds / rows)
+        if is_trial and self._trials >= TRIALS:
+            self._judge()
+
+    def shrink(self, rows: int) -> bool:
+        """Take note that `rows` rows do not fit; return whether fewer can be tried."""
+        for size in [size for size in self._times if size >= rows]:
+            del self._times[size]
+        self._largest = _power_of_two_below(rows)
+        self._current = min(self._current, self._largest)
+        self._is_settled = True
+        if rows > 1:
+            _log.warning(
+                "out of memory: smaller batches from here on", extra={"rows": self._largest}
+            )
+        return rows > 1
+
+    @property
+    def seconds_per_row(self) -> float | None:
+        """What a row takes at the best batch size measured; None before anything was.
+
+        The lower quartile of the latest calls: what the network takes when nothing disturbs it.
+        """
+        times = {rows: s for rows, s in self.times.items() if len(self._times[rows]) >= ENOUGH}
+        return min((times or self.times).values(), default=None)
+
+    def _judge(self) -> None:
+        """Go on to twice the size, or settle for the best."""
+        best = {rows: min(times) for rows, times in self._times.items() if times}
+        before = min((t for rows, t in best.items() if rows < self._current), default=None)
+        pays = before is None or best[self._current] <= before * WORTH_IT
+        if pays and 2 * self._current <= self._largest:
+            self._current *= 2
+            self._trials = 0
+            return
+        # The smallest that is as good as the best: it drains sooner and takes less memory.
+        fastest = min(best.values())
+        self._current = min(rows for rows, t in best.items() if t * WORTH_IT <= fastest)
+        self._is_settled = True
+
+
+def _power_of_two_below(rows: int) -> int:
+    """Return the largest power of two below `rows`, at least 1."""
+    return 1 << max(0, (rows - 1).bit_length() - 1)
