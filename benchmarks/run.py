@@ -20,7 +20,7 @@ from pathlib import Path
 import psutil
 
 HERE = Path(__file__).resolve().parent
-SCRIPTS = ("startup", "plan_grid", "catalog", "engine_overhead")
+SCRIPTS = ("startup", "plan_grid", "catalog", "engine_overhead", "looks")
 LIBRARIES = ("torch", "diffusers", "ray", "pyarrow", "duckdb", "pillow")
 
 

@@ -1,31 +1,40 @@
 """How long a person waits for an answer: `farm --help`, and `farm plan` of a small job.
 
 Goals: 0.3 s and 0.6 s. Each command runs in a fresh process, as a shell runs it; the median of
-seven, beside the fastest and the slowest.
+seven, beside the fastest and the slowest. Bytecode is cached, as where the farm is installed; the
+job's output does not exist yet.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = 7
-GOALS_S = {"--help": 0.3, "plan jobs/quickstart.yaml": 0.6}
+GOALS_S = {"--help": 0.3, "plan jobs/quickstart.yaml --set output=out/not-yet": 0.6}
 
 
-def seconds(command: str) -> list[float]:
-    """Return the wall times of `RUNS` runs of a command, after one that warms the page cache."""
+def seconds(command: str, *, folder: str) -> list[float]:
+    """Return the wall times of `RUNS` runs of a command, after one that warms all caches.
+
+    `folder` is where bytecode is kept.
+    """
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    environment |= {"PYTHONPYCACHEPREFIX": folder, "PYTHONPATH": str(ROOT)}
     times = []
     for _ in range(RUNS + 1):
         start = time.perf_counter()
         subprocess.run(
             [sys.executable, "-m", "farm.cli", *command.split()],
             cwd=ROOT,
+            env=environment,
             check=True,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -38,13 +47,15 @@ def main() -> None:
     """Measure, print a table and one JSON line."""
     found = {}
     print(f"{'command':32} {'median':>8} {'fastest':>8} {'slowest':>8} {'goal':>6}")
-    for command, goal in GOALS_S.items():
-        times = seconds(command)
-        middle = statistics.median(times)
-        found[command] = {"median_s": round(middle, 3), "goal_s": goal}
-        print(
-            f"farm {command:27} {middle:7.3f}s {min(times):7.3f}s {max(times):7.3f}s {goal:5.1f}s"
-        )
+    with tempfile.TemporaryDirectory() as folder:
+        for command, goal in GOALS_S.items():
+            times = seconds(command, folder=folder)
+            middle = statistics.median(times)
+            name = command.partition(" --set")[0]
+            found[name] = {"median_s": round(middle, 3), "goal_s": goal}
+            print(
+                f"farm {name:27} {middle:7.3f}s {min(times):7.3f}s {max(times):7.3f}s {goal:5.1f}s"
+            )
     print(json.dumps({"benchmark": "startup", **found}))
 
 

@@ -24,6 +24,7 @@ app = typer.Typer(
     name="farm",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # with it, help imports Rich's Markdown and takes twice as long
     context_settings={"help_option_names": ["-h", "--help"]},
     help="A batch render farm for diffusion models: one YAML matrix in, images and a Parquet "
     "catalog out.",
@@ -186,7 +187,10 @@ def submit(
 
 @app.command()
 def status(output: Output, *, as_json: AsJson = False) -> None:
-    """Show the state of an output, from the output alone: during a run, after it, without Ray."""
+    """Show the state of an output, during a run or after it.
+
+    From the output alone: nothing is asked of Ray or of the driver.
+    """
     from farm.view import status as states
 
     state = states.status(output)
@@ -203,7 +207,10 @@ def watch(
         float, typer.Option(min=0.2, help="Seconds between two looks.", metavar="S")
     ] = 2.0,
 ) -> None:
-    """Follow the state of an output until its run ends or you press Ctrl-C."""
+    """Follow a run from its output, until it ends.
+
+    Ctrl-C ends the watching, not the run.
+    """
     from farm.view import status as states
 
     states.watch(output, interval_s=interval)
@@ -279,7 +286,10 @@ def verify(
 
 @app.command()
 def compact(output: Output, *, as_json: AsJson = False) -> None:
-    """Merge the catalog's many small parts into few; nothing is lost if it is interrupted."""
+    """Merge the catalog's many small parts into few.
+
+    Nothing is lost if it is interrupted.
+    """
     from farm.store import Store
 
     _present(Store.open(output).compact(), as_json=as_json)
@@ -295,7 +305,10 @@ def gc(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Delete what no row names: left-over temporaries, retired parts, orphan images."""
+    """Delete what no row of the catalog names.
+
+    These are temporary files left over, retired parts and orphan images.
+    """
     from farm.store import Store
 
     _present(Store.open(output).gc(grace_s=grace * 3600, dry_run=dry_run), as_json=as_json)
@@ -303,7 +316,10 @@ def gc(
 
 @app.command()
 def rebuild(output: Output, *, as_json: AsJson = False) -> None:
-    """Restore catalog rows that are missing, from the metadata inside the images."""
+    """Restore missing catalog rows from the images.
+
+    Every image holds its own row as metadata.
+    """
     from farm.store import Store
 
     _present(Store.open(output).rebuild(), as_json=as_json)
@@ -325,7 +341,10 @@ def samplers(*, as_json: AsJson = False) -> None:
 
 @app.command()
 def models(*, as_json: AsJson = False) -> None:
-    """List the models at hand: builtin, local files and folders, the hub's cache."""
+    """List the models at hand.
+
+    These are the builtin ones, local files and folders, and the hub's cache.
+    """
     from farm.view import listings
 
     if as_json:
@@ -341,7 +360,10 @@ def doctor(
     address: Annotated[str | None, typer.Option(help="Also check this Ray cluster.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check this machine: libraries, devices, memory, disk, models, Ray."""
+    """Check this machine, and an output or a cluster.
+
+    Libraries, devices, memory, disk, models and Ray, each with what to do about it.
+    """
     from farm import doctor as examiner
     from farm.view import listings
 

@@ -227,10 +227,11 @@ def _first_of_each(space: TaskSpace) -> Flags:
     for start, stop in space.blocks():
         keys[start:stop] = space.keys(start, stop)
     keys.sort()
-    repeated = np.unique(keys[1:][keys[1:] == keys[:-1]])
+    repeated = keys[1:][keys[1:] == keys[:-1]]
     del keys
     if not len(repeated):
         return first
+    repeated = np.unique(repeated)
     seen = np.zeros(len(repeated), dtype=np.bool_)
     for start, stop in space.blocks():
         block = space.keys(start, stop)

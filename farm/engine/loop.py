@@ -19,7 +19,7 @@ import itertools
 import platform
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -60,7 +60,7 @@ from farm.engine.workload import Piece, Workload
 from farm.errors import FarmError, StoreError
 from farm.manifest.job import Job
 from farm.planner import Plan
-from farm.store import Store, row_for
+from farm.store import CommittedFailure, Store, row_for
 from farm.task import (
     Failed,
     FailureKind,
@@ -198,12 +198,25 @@ class _WorkerState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Grave:
-    """A chunk whose worker is gone; what became of its tasks has to be read from the store."""
+    """A worker that is gone; what became of its chunks has to be read from the store."""
 
-    chunk: Chunk
+    chunks: tuple[Chunk, ...]
     reason: str
     blame: bool
-    """The worker died. False: we discarded it ourselves, and the chunk had not been begun."""
+    """It died. False: we discarded it ourselves, and these chunks had not been begun."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Estate:
+    """What the store says of one chunk of a worker that is gone."""
+
+    chunk: Chunk
+    committed: Mapping[bytes, CommittedFailure | None]
+    suspects: tuple[TaskSpec, ...]
+    """Not committed, and may have been in flight."""
+    others: tuple[TaskSpec, ...]
+    """Not committed, and not in flight."""
+    was_loading: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -471,8 +484,8 @@ class _Run:
         self.heartbeats.pop(name, None)
         yield events.WorkerLost(worker=name, reason=reason)
         if worker is not None:
-            for lease in worker.leases.values():
-                self.graves.append(_Grave(chunk=lease.chunk, reason=reason, blame=blame))
+            chunks = tuple(lease.chunk for lease in worker.leases.values())
+            self.graves.append(_Grave(chunks=chunks, reason=reason, blame=blame))
 
     def fail_to_load(
         self, chunk: Chunk, tasks: tuple[TaskSpec, ...], message: str
@@ -529,13 +542,44 @@ class _Run:
             yield from self.suffer_store(error, since=self.clock())
 
     def settle_grave(self, grave: _Grave) -> Iterator[Event]:
-        """Take what a dead worker committed; decide about the rest."""
-        chunk = grave.chunk
-        lease = self.journal.read(chunk.id)
+        """Take what a dead worker committed; decide about the rest.
+
+        A death has one author, so the suspects of all its chunks are counted together: one chunk
+        may have been waiting for its commit while a task of the next one killed the worker.
+        """
+        estates = [self.read_estate(chunk, blame=grave.blame) for chunk in grave.chunks]
+        known = sum(len(estate.suspects) for estate in estates) == 1
+        for estate in estates:
+            chunk = estate.chunk
+            yield from self.take_committed(estate)
+            if estate.was_loading:
+                yield from self.fail_to_load(chunk, estate.others, grave.reason)
+            else:
+                yield from self.put_back(chunk, estate.others)
+            if estate.suspects:
+                decision = decide(WorkerDied(known=known), chunk.history, self.policy)
+                yield from self.apply(decision, chunk, estate.suspects, grave.reason)
+            with contextlib.suppress(StoreError):  # only advice, and this run has taken it
+                self.journal.clear(chunk.id)
+
+    def read_estate(self, chunk: Chunk, *, blame: bool) -> _Estate:
+        """Ask the store what became of a chunk whose worker is gone."""
+        lease = self.journal.read(chunk.id) if blame else None
         committed = self.store.committed_by(run=self.setup.run, chunk=chunk.id)
-        self.journal.clear(chunk.id)
         digests = {task: task_digest(task) for task in chunk.tasks}
-        for digest, failure in committed.items():
+        left = [task for task in chunk.tasks if digests[task] not in committed]
+        noted = frozenset(lease.digests if lease else ())
+        return _Estate(
+            chunk=chunk,
+            committed=committed,
+            suspects=tuple(task for task in left if digests[task] in noted),
+            others=tuple(task for task in left if digests[task] not in noted),
+            was_loading=lease is not None and lease.alone and not lease.digests,
+        )
+
+    def take_committed(self, estate: _Estate) -> Iterator[Event]:
+        """Account for the rows that a dead worker had committed of a chunk."""
+        for digest, failure in estate.committed.items():
             self.deaths = 0
             if failure is None:
                 self.tally.rendered += 1
@@ -545,19 +589,6 @@ class _Run:
                 yield events.TaskFailed(
                     task_id=format_task_id(digest), kind=kind, message=failure.message
                 )
-        left = tuple(task for task in chunk.tasks if digests[task] not in committed)
-        if lease is None or not grave.blame:
-            yield from self.put_back(chunk, left)
-            return
-        if lease.alone and not lease.digests:
-            yield from self.fail_to_load(chunk, left, grave.reason)
-            return
-        suspects = tuple(task for task in left if digests[task] in lease.digests)
-        unsuspected = tuple(task for task in left if digests[task] not in lease.digests)
-        yield from self.put_back(chunk, unsuspected)
-        if suspects:
-            decision = decide(WorkerDied(known=len(suspects) == 1), chunk.history, self.policy)
-            yield from self.apply(decision, chunk, suspects, grave.reason)
 
     def condemn_pipelines(self) -> bool:
         """Pass verdict on what waits for pipelines that were given up, a slice at a time.

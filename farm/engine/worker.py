@@ -213,7 +213,9 @@ class Worker:
     def work(self) -> Iterator[None]:
         """Render what is in the inbox, one step an image, until the inbox is empty."""
         while self._inbox:
-            self._get_over_store_fault()
+            at_hand = [self._inbox[0], *(lot.chunk for lot in list(self._lots.values()))]
+            if self._meets_store_fault() or any(chunk.history.alone for chunk in at_hand):
+                self._wait_for_commits()
             yield from self._stream(self._inbox.popleft())
             self._phase = "idle"
 
@@ -234,6 +236,7 @@ class Worker:
                 renderer = self._ensure_renderer(lot)
             except Exception as error:  # noqa: BLE001 - whatever a library raises while it loads
                 fault = Fault(kind="load", message=_explain(error))
+                self._return_unopened(chunk.key)
             else:
                 feed = self._feed_one_by_one if chunk.history.alone else self._feed
                 message = "the renderer gave no answer for this task"
@@ -250,10 +253,14 @@ class Worker:
             if open_lot.left:
                 self._close(open_lot, fault)
 
-    def _get_over_store_fault(self) -> None:
-        """Try the store again, once every chunk that met its fault has been answered."""
-        if self._meets_store_fault():
-            self._committer.submit(lambda: None).result()
+    def _wait_for_commits(self) -> None:
+        """Wait until every chunk begun so far has been answered.
+
+        After a store fault, because the store is tried again then. Around a chunk that is rendered
+        alone, because a death is blamed on whatever the journal names, and a task that is finished
+        but not committed is still named there.
+        """
+        self._committer.submit(lambda: None).result()
 
     def _open(self, chunk: Chunk) -> _Lot:
         lot = _Lot(chunk=chunk, began=time.perf_counter(), left=len(chunk.tasks))
@@ -287,6 +294,15 @@ class Worker:
         lot.began = time.perf_counter()
         lot.load_seconds = lot.began - started
         return self._renderer
+
+    def _return_unopened(self, key: PipelineKey) -> None:
+        """Answer what waits for a pipeline that just failed to load, without another try here."""
+        with self._news:
+            waiting = [chunk for chunk in self._inbox if chunk.key == key]
+            for chunk in waiting:
+                self._inbox.remove(chunk)
+                everything = tuple(range(len(chunk.tasks)))
+                self._outbox.append(ChunkOutcome(chunk=chunk.id, undone=everything))
 
     def _discard_renderer(self) -> None:
         """Drop a renderer that raised. Its process is not to be trusted either."""

@@ -7,16 +7,12 @@ crashes, retries and second drivers can only add rows, and each task has one win
 
 from __future__ import annotations
 
-from farm.store.catalog import COLUMNS, SCHEMA, Column
 from farm.store.images import image_suffix
 from farm.store.metadata import encode_image, parameters_text, read_metadata
 from farm.store.row import Row, StoredImage, row_for, with_image
 from farm.store.store import CommittedFailure, Control, Finished, Store
 
 __all__ = [
-    "COLUMNS",
-    "SCHEMA",
-    "Column",
     "CommittedFailure",
     "Control",
     "Finished",

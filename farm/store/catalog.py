@@ -6,8 +6,9 @@ wins: `rendered` beats `failed`, then the highest (run, attempt, part). The rule
 but the rows, so any reader may apply it to any set of parts in any order and get the same answer.
 A row keeps the name of the part it was first committed in, so compaction does not change it either.
 
-The schema may gain columns that can be null without a new version: in older parts they are null.
-Any other change needs a new `SCHEMA_VERSION`.
+A version of the schema is a set of columns. A newer one only adds columns that can be null, so
+every older part opens, with nulls there; a part of a version to come is named and left alone.
+Compaction writes the present version. Version 2 added what `looks` measures.
 
 Arrow is tamed in this module: the rest of the room sees `Part`s, arrays and tables.
 """
@@ -39,7 +40,8 @@ Digests: TypeAlias = "np.ndarray[Any, np.dtype[np.uint8]]"
 """uint8 `[n, 16]`: task digests."""
 Mask: TypeAlias = "np.ndarray[Any, np.dtype[np.bool_]]"
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
+_READABLE: Final = frozenset(str(version).encode() for version in range(1, SCHEMA_VERSION + 1))
 _VERSION_KEY = "farm_schema_version"
 _COVERS_KEY = "farm_covers"
 
@@ -49,6 +51,7 @@ _TYPES: Mapping[str, Any] = MappingProxyType(
         "word": pa.string(),
         "int32": pa.int32(),
         "int64": pa.int64(),
+        "float32": pa.float32(),
         "float64": pa.float64(),
         "ms": pa.float32(),
         "time": pa.timestamp("us", tz="UTC"),
@@ -196,10 +199,11 @@ def winners(keys: Keys) -> Mask:
     # Sorting values is several times faster than sorting rows, and usually shows that no task has
     # two. Two tasks that share 64 bits, if ever there are, are told apart below.
     ordered = np.sort(halves[:, 0])
-    shared = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+    shared = ordered[1:][ordered[1:] == ordered[:-1]]
     wins = np.ones(count, dtype=np.bool_)
     if not len(shared):
         return wins
+    shared = np.unique(shared)
     place = np.minimum(np.searchsorted(shared, halves[:, 0]), len(shared) - 1)
     rows = np.flatnonzero(shared[place] == halves[:, 0])
     ranked = rows[
@@ -347,10 +351,10 @@ def read_part(name: str, data: bytes, columns: Sequence[str] | None = None) -> P
         version = metadata.get(_VERSION_KEY.encode())
         if version is None:
             raise UnreadablePartError("a Parquet file that no farm wrote")
-        if version != str(SCHEMA_VERSION).encode():
+        if version not in _READABLE:
             raise UnreadablePartError(
                 f"written with schema version {version.decode(errors='replace')}; this farm knows "
-                f"{SCHEMA_VERSION}"
+                f"1 to {SCHEMA_VERSION}"
             )
         if strange := set(file.schema_arrow.names) - set(SCHEMA.names):
             raise UnreadablePartError(

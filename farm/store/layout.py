@@ -32,6 +32,8 @@ THUMBNAILS = "thumbnails"
 RUNS = f"{CONTROL}/runs"
 JOBS = f"{CONTROL}/jobs"
 PART_SUFFIX = ".parquet"
+DEFAULT_GRACE_S = 7 * 86_400.0
+"""How long what nothing names is left where it is: a slow reader or writer may still need it."""
 
 _WORD = re.compile(r"[^0-9A-Za-z]+")
 _THUMBNAIL = re.compile(rf"{THUMBNAILS}/[0-9]+/(?P<image>.+)\.webp")

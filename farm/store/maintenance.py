@@ -30,14 +30,14 @@ import pyarrow.compute as pc
 from farm.errors import StoreError
 from farm.store import catalog, layout
 from farm.store.files import Entry, Files
-from farm.store.metadata import RECORD, read_metadata
-from farm.store.row import Row, StoredImage, from_record
+from farm.store.looks import measure_looks
+from farm.store.metadata import RECORD, read_metadata, read_pixels
+from farm.store.row import Row, StoredImage, from_record, with_looks
 from farm.task import parse_task_id
 
 Progress: TypeAlias = Callable[[int, int], None]
 """Called with how many images are done, of how many."""
 
-DEFAULT_GRACE_S: Final = 7 * 86_400.0
 SNAPSHOT_ROWS: Final = 1_000_000
 """Rows of one compacted part: some sixty megabytes."""
 _REBUILT_ROWS = 50_000
@@ -350,7 +350,7 @@ def _count_parts(reading: catalog.Reading) -> int:
 # --- gc -----------------------------------------------------------------------------------------
 
 
-def gc(files: Files, *, grace_s: float = DEFAULT_GRACE_S, dry_run: bool = False) -> GcReport:
+def gc(files: Files, *, grace_s: float = layout.DEFAULT_GRACE_S, dry_run: bool = False) -> GcReport:
     """Delete retired parts, temporaries and images without a row, older than `grace_s` seconds.
 
     The grace period protects slow readers of retired parts, and images whose commit is still to
@@ -501,7 +501,9 @@ def _row_of(files: Files, name: str) -> Row:
         record = read_metadata(data)[RECORD]
     except (KeyError, json.JSONDecodeError) as error:
         raise ValueError(f"carries no record: {error!r}") from error
-    return from_record(record, image=StoredImage(path=name, sha256=sha256, size=len(data)))
+    row = from_record(record, image=StoredImage(path=name, sha256=sha256, size=len(data)))
+    # A farm that did not measure yet wrote this one: what it looks like can still be seen.
+    return row if row.phash is not None else with_looks(row, measure_looks(read_pixels(data)))
 
 
 def _order(row: Row | None) -> tuple[int, int, str]:

@@ -216,6 +216,22 @@ def read_metadata(data: bytes) -> dict[str, Any]:
     return found
 
 
+def read_pixels(data: bytes) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """Return the picture of an image file: uint8 `[height, width, 3]`, or 4 where it has alpha.
+
+    Raises:
+        ValueError: `data` is no readable image.
+    """
+    import numpy as np
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(io.BytesIO(data), formats=("PNG", "WEBP", "JPEG")) as image:
+            return np.asarray(image.convert("RGBA" if image.has_transparency_data else "RGB"))
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise ValueError(f"no readable image: {error}") from error
+
+
 def _comment_text(value: object) -> str | None:
     if not isinstance(value, bytes) or not value.startswith(_UNICODE):
         return None

@@ -22,13 +22,16 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import Any, Final, Literal, TypeAlias
 
+from farm.store.looks import Looks, measure_looks
 from farm.task import FIELDS, Failed, Rendered, RenderResult, TaskSpec, format_task_id, task_digest
 from farm.version import __version__
 
 RECORD_VERSION: Final = 1
 """Version of the JSON inside images."""
 
-Kind: TypeAlias = Literal["text", "word", "words", "int32", "int64", "float64", "ms", "time"]
+Kind: TypeAlias = Literal[
+    "text", "word", "words", "int32", "int64", "float32", "float64", "ms", "time"
+]
 """Type of a column; a `word` is text that repeats, `words` map text to text, `ms` are durations."""
 
 
@@ -72,6 +75,27 @@ class Row:
     )
     image_bytes: int | None = _column("Size of the image's file.", "int64", default=None)
     format: str | None = _column("`png`, `webp` or `jpeg`.", "word", default=None)
+    mean_color: str | None = _column("Mean colour of the picture, `#rrggbb`.", "text", default=None)
+    brightness: float | None = _column(
+        "Mean luma of the picture, 0 (black) to 1 (white).", "float32", default=None
+    )
+    contrast: float | None = _column(
+        "RMS contrast: standard deviation of the luma, 0 to 0.5.", "float32", default=None
+    )
+    sharpness: float | None = _column(
+        "Variance of the Laplacian of the 8-bit luma; compare pictures of one size.",
+        "float32", default=None,
+    )  # fmt: skip
+    entropy: float | None = _column(
+        "Entropy of the histogram of the luma, 0 (one tone) to 8 bits.", "float32", default=None
+    )
+    phash: str | None = _column(
+        "Perceptual hash, 64 bits in hexadecimal: pictures that look alike differ in few bits.",
+        "text", default=None,
+    )  # fmt: skip
+    alpha_coverage: float | None = _column(
+        "Mean opacity, 0 to 1; null for a picture without alpha.", "float32", default=None
+    )
     batch_size: int | None = _column(
         "Images that were rendered together with this one, itself included.",
         "int32", default=None,
@@ -84,7 +108,7 @@ class Row:
         "This image's share of the time its batch took, milliseconds.", "ms", default=None
     )
     encode_ms: float | None = _column(
-        "Time to encode and write the image, milliseconds.", "ms", default=None
+        "Time to measure, encode and write the image, milliseconds.", "ms", default=None
     )
     started_at: datetime = _column("When the task began, UTC.", "time")  # noqa: RUF009 - a field
     finished_at: datetime = _column("When the task ended, UTC.", "time")  # noqa: RUF009 - a field
@@ -107,6 +131,8 @@ RESULT_FIELDS: Mapping[str, dataclasses.Field[Any]] = MappingProxyType(
 """The fields of `Row` beside `task`, in order."""
 ASKED = tuple(name for name in FIELDS if name not in RESULT_FIELDS)
 """Task fields that the catalog keeps as asked."""
+LOOKS = tuple(entry.name for entry in dataclasses.fields(Looks))
+"""Columns that describe how the picture looks."""
 _IMAGE_FACTS = ("image_path", "image_sha256", "image_bytes", "format")
 _FORMATS = {"png": "png", "webp": "webp", "jpg": "jpeg"}
 
@@ -161,6 +187,7 @@ def row_for(
                 render_ms=result.render_ms,
                 encode_ms=encode_ms,
             )
+            row = with_looks(row, measure_looks(result.pixels))
             return with_image(row, image) if image else row
         case Failed():
             return Row(
@@ -172,6 +199,12 @@ def row_for(
                 error_kind=str(result.kind),
                 error_message=result.message,
             )
+
+
+def with_looks(row: Row, looks: Looks) -> Row:
+    """Return `row` with the numbers of its picture."""
+    # `asdict` would copy every number first.
+    return dataclasses.replace(row, **{name: getattr(looks, name) for name in LOOKS})
 
 
 def with_image(row: Row, image: StoredImage) -> Row:

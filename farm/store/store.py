@@ -4,6 +4,9 @@ The protocol is three steps: `put_image` each image, then `commit` their rows, a
 that returned counts. Any number of processes may do so at once; a second driver, a retry or a
 worker thought dead can add rows, never take any away. What is finished is asked of the rows, so
 nothing else has to survive a crash.
+
+Arrow is imported by what reads or writes the catalog, not with this module: an output that does not
+exist yet is planned without it.
 """
 
 from __future__ import annotations
@@ -12,12 +15,18 @@ import os
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from farm.errors import OutputError, StoreError
-from farm.store import catalog, images, layout, maintenance
+from farm.store import images, layout
 from farm.store.files import Files, check_name, open_files
 from farm.store.row import Row, StoredImage
-from farm.task import TaskSpec, parse_task_id
+from farm.task import DIGEST_BYTES, TaskSpec, parse_task_id
+
+if TYPE_CHECKING:
+    from farm.store import catalog, maintenance
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,12 +127,17 @@ class Store:
         """
         files = open_files(output)
         try:
+            if not any(files.scan(layout.CATALOG)):
+                nothing = np.empty((0, DIGEST_BYTES), dtype=np.uint8)
+                return Finished(rendered=nothing, failed=nothing)
             return cls(files).finished()
         except StoreError as error:
             raise _unusable(files, error) from error
 
     def _prepare(self) -> None:
         """Write and remove a probe, then make the catalog readable before its first row."""
+        from farm.store import catalog
+
         probe = f"{layout.TMP}/probe-{secrets.token_hex(8)}"
         self._files.put_new(probe, b"")
         self._files.delete(probe)
@@ -191,6 +205,8 @@ class Store:
         Raises:
             StoreError: nothing was committed, as far as is known; to repeat is always safe.
         """
+        from farm.store import catalog
+
         assert rows, "a commit without rows"
         assert len({row.task_id for row in rows}) == len(rows), "a task twice in one part"
         paths = [row.image_path for row in rows if row.image_path is not None]
@@ -212,6 +228,8 @@ class Store:
         replaced meanwhile are not looked for: to a caller who asks what is left to render, a missed
         row costs work, never correctness.
         """
+        from farm.store import catalog
+
         wanted = ("task_id", "error_kind", "error_message")
         reading = catalog.read_catalog(
             self._files,
@@ -227,6 +245,8 @@ class Store:
 
     def finished(self) -> Finished:
         """Return which tasks have a winning row, rendered and failed."""
+        from farm.store import catalog
+
         reading = self._read(catalog.KEY_COLUMNS)
         keys = catalog.keys_of(reading.parts)
         wins = catalog.winners(keys)
@@ -238,6 +258,8 @@ class Store:
 
     def table(self, columns: Sequence[str] | None = None) -> catalog.Table:
         """Return the winning rows as a `pyarrow.Table`; order of rows is not promised."""
+        from farm.store import catalog
+
         wanted = catalog.SCHEMA.names if columns is None else list(columns)
         return catalog.winning_table(self._read((*wanted, *catalog.KEY_COLUMNS)), wanted)
 
@@ -247,23 +269,33 @@ class Store:
         self, *, quick: bool = False, progress: maintenance.Progress | None = None
     ) -> maintenance.VerifyReport:
         """Prove that every rendered task has its image; see `maintenance.verify`."""
+        from farm.store import maintenance
+
         return maintenance.verify(self._files, quick=quick, progress=progress)
 
     def compact(self) -> maintenance.CompactReport:
         """Merge the catalog's parts; see `maintenance.compact`."""
+        from farm.store import maintenance
+
         return maintenance.compact(self._files)
 
     def gc(
-        self, *, grace_s: float = maintenance.DEFAULT_GRACE_S, dry_run: bool = False
+        self, *, grace_s: float = layout.DEFAULT_GRACE_S, dry_run: bool = False
     ) -> maintenance.GcReport:
         """Delete what nothing names; see `maintenance.gc`."""
+        from farm.store import maintenance
+
         return maintenance.gc(self._files, grace_s=grace_s, dry_run=dry_run)
 
     def rebuild(self, *, progress: maintenance.Progress | None = None) -> maintenance.RebuildReport:
         """Restore missing rows from the images; see `maintenance.rebuild`."""
+        from farm.store import maintenance
+
         return maintenance.rebuild(self._files, progress=progress)
 
     def _read(self, columns: Sequence[str]) -> catalog.Reading:
+        from farm.store import catalog
+
         reading = catalog.read_catalog(self._files, columns)
         self._warnings = reading.warnings
         return reading

@@ -14,11 +14,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
 from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
-from rich.table import Table
+from rich.table import Table as TextTable
 from rich.text import Text
 
 from farm.errors import OutputError
@@ -29,6 +27,7 @@ from farm.view.words import clock_time, count, data_size, rate, rough_time, shor
 
 if TYPE_CHECKING:
     from farm.engine.events import RunReport
+    from farm.store.catalog import Table
 
 
 def stdout() -> Console:
@@ -50,7 +49,7 @@ def present(view: RenderableType) -> None:
 
 def facts_table(facts: Iterable[tuple[str, str | Text]], *, indent: int = 2) -> RenderableType:
     """Return names and values as two aligned columns."""
-    table = Table.grid(padding=(0, 2, 0, 0))
+    table = TextTable.grid(padding=(0, 2, 0, 0))
     table.add_column(style="dim", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in facts:
@@ -58,9 +57,9 @@ def facts_table(facts: Iterable[tuple[str, str | Text]], *, indent: int = 2) -> 
     return Padding(table, (0, 0, 0, indent))
 
 
-def list_table(*columns: str, right: Iterable[str] = ()) -> Table:
+def list_table(*columns: str, right: Iterable[str] = ()) -> TextTable:
     """Return an empty table with these column names; those in `right` hold numbers."""
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
+    table = TextTable(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for name in columns:
         is_number = name in right
         table.add_column(
@@ -93,40 +92,76 @@ class Estimate:
         return {"device_seconds": self.device_seconds, "image_bytes": self.image_bytes}
 
 
-_MEASURED = ("status", "render_ms", "denoiser_evaluations", "image_bytes", "width", "height")
+_MEASURED = (
+    *("status", "backend", "model"),
+    *("render_ms", "denoiser_evaluations", "image_bytes", "width", "height"),
+)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Measured:
+    """What the images of one model on one backend took together."""
+
+    images: int = 0
+    milliseconds: float = 0.0
+    evaluations: int = 0
+    image_bytes: int = 0
+    pixels: int = 0
 
 
 def estimate(plan: Plan) -> Estimate:
-    """Estimate a plan by the images that its output already has.
+    """Estimate a plan by the images that its output already has of the same models and backends.
 
     Time goes by the network evaluation (by the image where there is no network), bytes by the
-    pixel, so images of other step counts and sizes count as well.
+    pixel, so images of other step counts and sizes count as well. What one of the plan's models
+    takes is unknown until there is an image of it, and then so is the whole.
 
     Raises:
         OutputError: the output exists and cannot be read.
     """
     try:
-        table = Store.open(plan.output).table(_MEASURED)
+        rows = Store.open(plan.output).table(_MEASURED)
     except OutputError:
         return Estimate(device_seconds=None, image_bytes=None)
-    table = table.filter(pc.equal(table["status"], "rendered"))
-    seconds = _scaled(table, "render_ms", "denoiser_evaluations", to=plan.denoiser_evaluations)
-    if not plan.denoiser_evaluations and table.num_rows:
-        seconds = (pc.mean(table["render_ms"]).as_py() or 0.0) * plan.to_render
-    area = pc.multiply(table["width"].cast(pa.int64()), table["height"].cast(pa.int64()))
-    table = table.append_column("pixels", area)
-    size = None if plan.pixels is None else _scaled(table, "image_bytes", "pixels", to=plan.pixels)
+    measured = _measure(rows)
+    known = [measured.get((work.key.backend, work.key.model)) for work in plan.pipelines]
+    if any(one is None for one in known):
+        return Estimate(device_seconds=None, image_bytes=None)
+    milliseconds, image_bytes, pixels = 0.0, 0, 0
+    for work, one in zip(plan.pipelines, known, strict=True):
+        assert one is not None, "just seen"
+        if work.denoiser_evaluations and one.evaluations:
+            milliseconds += one.milliseconds / one.evaluations * work.denoiser_evaluations
+        else:
+            milliseconds += one.milliseconds / one.images * work.tasks
+        image_bytes += one.image_bytes
+        pixels += one.pixels
     return Estimate(
-        device_seconds=None if seconds is None else seconds / 1000,
-        image_bytes=None if size is None else round(size),
+        device_seconds=milliseconds / 1000,
+        image_bytes=round(image_bytes / pixels * plan.pixels) if plan.pixels and pixels else None,
     )
 
 
-def _scaled(table: pa.Table, amount: str, per: str, *, to: int) -> float | None:
-    """Return the `amount` that `to` units of `per` take, as in the rows that know both."""
-    known = table.filter(pc.and_(pc.is_valid(table[amount]), pc.is_valid(table[per])))
-    units = pc.sum(known[per]).as_py() or 0
-    return float(pc.sum(known[amount]).as_py()) / units * to if units else None
+def _measure(rows: Table) -> dict[tuple[str, str], _Measured]:
+    """Return what rendered `rows` took, by backend and model."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    rows = rows.filter(pc.equal(rows["status"], "rendered"))
+    area = pc.multiply(rows["width"].cast(pa.int64()), rows["height"].cast(pa.int64()))
+    sums = ("render_ms", "denoiser_evaluations", "image_bytes", "pixels")
+    groups = rows.append_column("pixels", area).group_by(["backend", "model"])
+    table = groups.aggregate([([], "count_all"), *((name, "sum") for name in sums)])
+    return {
+        (row["backend"], row["model"]): _Measured(
+            images=row["count_all"],
+            milliseconds=row["render_ms_sum"] or 0.0,
+            evaluations=row["denoiser_evaluations_sum"] or 0,
+            image_bytes=row["image_bytes_sum"] or 0,
+            pixels=row["pixels_sum"] or 0,
+        )
+        for row in table.to_pylist()
+    }
 
 
 def print_plan(plan: Plan, *, job: Job) -> None:
@@ -197,6 +232,8 @@ def print_report(report: RunReport, *, job_file: str) -> None:
 
 def example_messages(store: Store) -> Mapping[str, str]:
     """Return one message for each kind of failure in the catalog: the commonest."""
+    import pyarrow.compute as pc
+
     table = store.table(("status", "error_kind", "error_message"))
     failed = table.filter(pc.equal(table["status"], "failed"))
     counts = failed.group_by(["error_kind", "error_message"]).aggregate([([], "count_all")])

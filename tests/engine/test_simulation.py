@@ -158,6 +158,8 @@ class SimulatedExecutor:
         self._world = world
         self._queues: dict[str, deque[Chunk]] = {}
         self._loaded: dict[str, PipelineKey] = {}
+        self._behind: dict[str, _Steps] = {}
+        """What a worker has rendered and not committed yet, while it goes on to its next chunk."""
         self._messages: deque[Message] = deque()
         self._zombies: list[Callable[[], None]] = []
         self._born = 0
@@ -175,11 +177,11 @@ class SimulatedExecutor:
 
     def wait(self, timeout_s: float) -> Sequence[Message]:
         world = self._world
-        busy = [name for name, queue in self._queues.items() if queue]
+        busy = [name for name, queue in self._queues.items() if queue or name in self._behind]
         if busy and world.rng.random() < 0.8:
             name = world.rng.choice(busy)
             world.now += 1.0
-            self._perform(name, self._queues[name].popleft())
+            self._perform(name)
         elif self._zombies and world.rng.random() < 0.5:
             self._zombies.pop()()
         if not self._messages:
@@ -190,6 +192,7 @@ class SimulatedExecutor:
 
     def replace(self, worker: str) -> None:
         self._queues.pop(worker)
+        self._behind.pop(worker, None)
         self._spawn()
 
     def ask_to_stop(self) -> None:
@@ -204,39 +207,61 @@ class SimulatedExecutor:
         self._queues[name] = deque()
         self._messages.append(WorkerUp(worker=name, node="n", device="d"))
 
-    def _perform(self, name: str, chunk: Chunk) -> None:
-        """Do a whole chunk, unless something happens."""
-        steps = _Steps(
+    def _perform(self, name: str) -> None:
+        """Do a worker's next chunk, and commit what it did before, unless something happens."""
+        before = self._behind.pop(name, None)
+        steps = self._next_steps(name)
+        dying = before
+        try:
+            if steps is not None:
+                dying = steps
+                steps.render(self._loaded.get(name), stopping=self._stopping)
+            dying = before
+            outcomes = [] if before is None else [before.finish()]
+            dying = steps
+            if steps is None:
+                pass
+            elif steps.raised or self._world.rng.random() < 0.5:
+                outcomes.append(steps.finish())
+            else:
+                self._behind[name] = steps
+        except _DeathError:
+            self._die(name, dying)
+            return
+        if steps is not None and steps.loaded:
+            self._loaded[name] = steps.chunk.key
+        is_spent = steps is not None and steps.raised
+        if is_spent:
+            outcomes += [
+                ChunkOutcome(chunk=other.id, undone=tuple(range(len(other.tasks))))
+                for other in self._queues[name]
+            ]
+            self._queues[name].clear()
+        if outcomes:
+            self._messages.append(
+                WorkerReport(worker=name, outcomes=tuple(outcomes), is_spent=is_spent)
+            )
+
+    def _next_steps(self, name: str) -> _Steps | None:
+        if not self._queues[name]:
+            return None
+        chunk = self._queues[name].popleft()
+        self.bad_loads[chunk.key] += name in self._bad
+        return _Steps(
             world=self._world,
             journal=self._journal,
             setup=self._setup,
             chunk=chunk,
             cannot_load=name in self._bad,
         )
-        self.bad_loads[chunk.key] += name in self._bad
-        try:
-            outcome = steps.play(self._loaded.get(name), stopping=self._stopping)
-        except _DeathError:
-            del self._queues[name]
-            if steps.late_commit is not None and self._world.fault("zombie", probability=0.5):
-                self._zombies.append(steps.late_commit)
-            self._messages.append(WorkerDown(worker=name, reason="simulated"))
-            if not self._stopping:
-                self._spawn()
-            return
-        if steps.loaded:
-            self._loaded[name] = chunk.key
-        if steps.raised:
-            queued = [
-                ChunkOutcome(chunk=other.id, undone=tuple(range(len(other.tasks))))
-                for other in self._queues[name]
-            ]
-            self._queues[name].clear()
-            self._messages.append(
-                WorkerReport(worker=name, outcomes=(outcome, *queued), is_spent=True)
-            )
-        else:
-            self._messages.append(WorkerReport(worker=name, outcomes=(outcome,)))
+
+    def _die(self, name: str, steps: _Steps | None) -> None:
+        del self._queues[name]
+        if steps and steps.late_commit and self._world.fault("zombie", probability=0.5):
+            self._zombies.append(steps.late_commit)
+        self._messages.append(WorkerDown(worker=name, reason="simulated"))
+        if not self._stopping:
+            self._spawn()
 
 
 class _DeathError(Exception):
@@ -263,7 +288,8 @@ class _Steps:
     unsaved: set[int] = field(default_factory=set)
     fault: Fault | None = None
 
-    def play(self, loaded: PipelineKey | None, *, stopping: bool) -> ChunkOutcome:
+    def render(self, loaded: PipelineKey | None, *, stopping: bool) -> None:
+        """Do all but the last commit."""
         chunk = self.chunk
         alone = chunk.history.alone
         try:
@@ -282,6 +308,13 @@ class _Steps:
                     self._render(index, task)
                     if self.world.rng.random() < 0.1:
                         self._commit()
+        except StoreError as error:
+            self.fault = Fault(kind="store", message=str(error))
+
+    def finish(self) -> ChunkOutcome:
+        """Commit the rest and answer."""
+        chunk = self.chunk
+        try:
             self._commit()
             self._may_die()
             self.journal.clear(chunk.id)
@@ -398,6 +431,7 @@ def _run(
     *,
     size: int,
     executor: SimulatedExecutor | None = None,
+    policy: Policy = POLICY,
 ) -> Iterator[engine.Event]:
     """Run what the store says is left."""
     winners = world.winners()
@@ -414,7 +448,7 @@ def _run(
         job=JOB,
         store=cast("Store", world),
         executor=executor or SimulatedExecutor(world, size=size),
-        policy=POLICY,
+        policy=policy,
         clock=lambda: world.now,
     )
 
@@ -502,6 +536,23 @@ def test_whoever_dies_nothing_committed_is_begun_again_and_nothing_is_left_lying
     world = _check(cells, size=size, seed=seed, budget=budget, driver_deaths=driver_deaths)
     assert world.repeated == 0
     assert not [name for name in world.texts if name.startswith("leases/")]
+
+
+@schedules
+@given(
+    cells=st.lists(st.sampled_from(("fine",) * 3 + ("poison",)), min_size=1, max_size=40),
+    size=st.integers(1, 4),
+    seed=seeds,
+)
+def test_however_impatient_the_policy_only_the_tasks_that_kill_are_given_up(
+    cells: list[str], size: int, seed: int
+) -> None:
+    world = World(rng=random.Random(seed), budget=Counter())
+    tasks = [TaskSpec(prompt=prompt, seed=index) for index, prompt in enumerate(cells)]
+    policy = Policy(deaths_alone=2, fruitless_deaths=1000)
+    assert _read(_run(world, tasks, size=size, policy=policy), 100_000) is not None
+    winners = world.winners()
+    assert [winners[task_digest(task)] for task in tasks] == [EXPECTED[name] for name in cells]
 
 
 @settings(deadline=None, max_examples=30)

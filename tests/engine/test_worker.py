@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -140,6 +142,50 @@ def test_a_chunk_that_is_to_be_rendered_alone_is_not_drawn_into_a_stream(
     rows = Store.open(setup.store_url).table(["seed", "batch_size"]).to_pylist()
     assert {row["batch_size"] for row in rows if row["seed"] < 50} == {4}
     assert {row["batch_size"] for row in rows if row["seed"] >= 50} == {1}
+
+
+def test_what_is_rendered_alone_is_committed_before_the_next_chunk_begins(
+    worker: Worker, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = History(crashes=1, alone=True)
+    chunks = [
+        _chunk("c1", model, "fine"),
+        _chunk("c2", model, "fine", seed=10, history=alone),
+        _chunk("c3", model, "fine", seed=20, history=alone),
+        _chunk("c4", model, "fine", seed=30),
+    ]
+    begun_before: list[list[str]] = []
+    commit = Store.commit
+
+    def commit_late(store: Store, rows: Sequence[Row], **name: Any) -> str:
+        hurried_on.wait(0.05)
+        begun_before.append(begun(model))
+        return commit(store, rows, **name)
+
+    hurried_on = threading.Event()
+    monkeypatch.setattr(Store, "commit", commit_late)
+    for chunk in chunks[:2]:
+        worker.lease(chunk)
+    for _ in worker.work():
+        pass
+    for chunk in chunks[2:]:
+        worker.lease(chunk)
+    _outcomes(worker, 4)
+    ids = [task_id(chunk.tasks[0]) for chunk in chunks]
+    assert begun_before == [ids[:1], ids[:2], ids[:3], ids]
+
+
+def test_a_pipeline_that_did_not_load_is_not_tried_again_for_the_chunk_that_waits(
+    worker: Worker, tmp_path: Path
+) -> None:
+    bad = tmp_path / "unloadable"
+    bad.mkdir()
+    worker.lease(_chunk("c1", bad, "fine"))
+    worker.lease(_chunk("c2", bad, "fine", seed=10))
+    outcomes = _outcomes(worker, 2)
+    assert outcomes["c1"].fault is not None
+    assert (outcomes["c2"].fault, outcomes["c2"].undone) == (None, (0,))
+    assert loads(bad) == 1
 
 
 def test_a_renderer_that_raises_makes_the_worker_spent_once_all_is_answered(

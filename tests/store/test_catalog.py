@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from farm.store import Store
 from farm.store.catalog import COLUMNS, SCHEMA, SCHEMA_VERSION, Keys, winners
+from farm.store.looks import measure_looks
 from farm.task import FIELDS, Failed, TaskSpec
 
 CONTRACT = set(
@@ -210,6 +213,56 @@ def test_a_part_older_than_a_column_has_nulls_there(full: Store) -> None:
     full.compact()
     assert full.table().num_rows == 6
     assert full.warnings == ()
+
+
+@pytest.fixture
+def yesterday(tmp_path: Path) -> Store:
+    """An output that a farm with version 1 of the schema wrote: two images and a failure."""
+    shutil.copytree(Path(__file__).with_name("version-1"), tmp_path / "yesterday")
+    return Store.open(tmp_path / "yesterday")
+
+
+def test_an_output_of_version_1_opens_with_nulls_where_it_did_not_measure(yesterday: Store) -> None:
+    table = yesterday.table()
+    assert yesterday.warnings == ()
+    assert table.schema.names == SCHEMA.names
+    assert table["seed"].to_pylist() == [1, 2, 9]
+    assert table["phash"].null_count == table["brightness"].null_count == 3
+    assert yesterday.verify().problems == (
+        "job.yaml is missing: the job of these images is not known",
+    )
+
+
+def test_an_output_of_version_1_grows_and_is_compacted_into_this_version(
+    yesterday: Store, finish: Any
+) -> None:
+    finish(yesterday, [TaskSpec(seed=3)])
+    frame = pd.read_parquet(Path(yesterday.url, "catalog"))
+    assert sorted(frame["seed"]) == [1, 2, 3, 9]
+    yesterday.compact()
+    yesterday.gc(grace_s=0)
+    table = yesterday.table()
+    assert table.num_rows == 4
+    assert table["phash"].null_count == 3
+    [part] = Path(yesterday.url, "catalog").iterdir()
+    assert pq.read_metadata(part).metadata[b"farm_schema_version"] == str(SCHEMA_VERSION).encode()
+
+
+def test_rebuild_measures_images_of_version_1(yesterday: Store, finish: Any) -> None:
+    for part in Path(yesterday.url, "catalog").iterdir():
+        part.unlink()
+    [fresh] = finish(yesterday, [TaskSpec(seed=3)])
+    for part in Path(yesterday.url, "catalog").glob("quick-*"):
+        part.unlink()
+    assert yesterday.rebuild().restored == 3
+    rows = {row["seed"]: row for row in yesterday.table().to_pylist()}
+    for seed in (1, 2):
+        path = Path(yesterday.url, rows[seed]["image_path"])
+        with Image.open(path) as image:
+            looks = measure_looks(np.asarray(image))
+        assert rows[seed]["phash"] == looks.phash
+        assert rows[seed]["sharpness"] == pytest.approx(looks.sharpness, rel=1e-6)
+    assert rows[3]["phash"] == fresh.phash is not None
 
 
 def test_a_part_with_unknown_columns_is_named_and_kept(full: Store) -> None:

@@ -109,6 +109,13 @@ def test_estimates_come_from_what_the_output_has_measured(halfway: str) -> None:
     assert json.dumps(expected.to_json())
 
 
+def test_what_another_backend_took_says_nothing_about_this_one(
+    task: MakeTask, make_output: MakeOutput
+) -> None:
+    plan = plan_of(make_output([task(prompt="a sword", seed=1, backend="pattern")]))
+    assert estimate(plan) == Estimate(device_seconds=None, image_bytes=None)
+
+
 def test_nothing_is_estimated_from_nothing(tmp_path: Path) -> None:
     plan = plan_of(str(tmp_path / "new"))
     expected = estimate(plan)
