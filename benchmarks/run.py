@@ -20,7 +20,7 @@ from pathlib import Path
 import psutil
 
 HERE = Path(__file__).resolve().parent
-SCRIPTS = ("startup", "plan_grid", "catalog", "engine_overhead", "looks")
+SCRIPTS = ("startup", "plan_grid", "catalog", "engine_overhead", "looks", "explorer")
 LIBRARIES = ("torch", "diffusers", "ray", "pyarrow", "duckdb", "pillow")
 
 

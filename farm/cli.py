@@ -263,6 +263,29 @@ def sheet(
         print(path)
 
 
+@app.command()
+def gallery(
+    output: Output,
+    *,
+    out: Annotated[
+        str | None,
+        typer.Option(
+            "--out", "-o", metavar="FOLDER",
+            help="Write here, with copies of the images; by default `gallery` in the output, "
+            "without.",
+        ),
+    ] = None,
+) -> None:  # fmt: skip
+    """Write the explorer: a folder of static files to open in any browser, from anywhere."""
+    from farm.explorer.gallery import make_gallery
+
+    made = make_gallery(output, out=out)
+    for sentence in made.unreadable:
+        _say(f"warning: {sentence}")
+    _say(str(made))
+    print(made.index)
+
+
 # --- the store ----------------------------------------------------------------------------------
 
 

@@ -219,6 +219,15 @@ def with_image(row: Row, image: StoredImage) -> Row:
     )
 
 
+def row_from_columns(columns: Mapping[str, Any]) -> Row:
+    """Return the row that a catalog has as `columns`, without template variables.
+
+    The task's size and number type are those that were used, for those asked for are not kept.
+    """
+    task = TaskSpec(**{name: columns[name] for name in FIELDS})
+    return Row(task=task, **{name: columns[name] for name in RESULT_FIELDS})
+
+
 def to_record(row: Row) -> dict[str, Any]:
     """Return `row` as plain JSON values, without what its image cannot know of itself."""
     task = {name: getattr(row.task, name) for name in FIELDS}

@@ -1,0 +1,406 @@
+"""What the explorer's page is told of an output: every row and every column, coded for a browser.
+
+The rows are those of the catalog, rendered or failed, and the cells of the job that no row answers
+yet. A column that repeats itself is stored as *levels* and a code a row, levels in the order of the
+job's axis; other numbers and texts as they are. So a hundred thousand rows are a few typed arrays
+in the page, and laying them out along another axis is counting, not comparing texts.
+
+An exhibit can follow another one of the same output: then every row keeps its place, and
+`changed_since` tells which rows differ.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final, Literal, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from farm import grid, manifest
+from farm.errors import FarmError
+from farm.grid import TaskSpace
+from farm.manifest.job import VAR_PREFIX, Job
+from farm.store import Store
+from farm.store.catalog import SCHEMA
+from farm.task import FIELDS, IDENTITY_TAG, Scalar, format_task_id
+from farm.view.query import read_catalog
+
+MISSING: Final = "missing"
+"""`status` of a cell of the job that the catalog has no row for."""
+MOST_MISSING: Final = 20_000
+"""With more cells to do than this, the page shows what there is and tells the number."""
+_MOST_LEVELS = 20_000
+"""A setting with more values than this is no axis; a page cannot list it."""
+_FEW_LEVELS = 64
+"""A fact with at most this many values is listed value by value; else it is a range of numbers."""
+_SAFE_INTEGER = 2**53
+"""JavaScript's numbers are exact up to here."""
+_ID_LENGTH = 12
+"""Digits of a task's digest in the page's addresses; more if two tasks should agree in them."""
+_HIDDEN = frozenset({"image_file", "task_id", "image_sha256", "chunk"})
+"""Columns that are of no use in the page, or told apart from the rows, in `details`."""
+
+Codes: TypeAlias = "np.ndarray[Any, np.dtype[np.int32]]"
+Numbers: TypeAlias = "np.ndarray[Any, np.dtype[np.float64]]"
+Kind: TypeAlias = Literal["level", "number", "time", "text", "set"]
+"""`level`: a code a row into the levels, -1 for none. `number`: float64, NaN for none. `time`: a
+number, milliseconds since 1970. `text`: a text or None. `set`: a list of codes a row."""
+Group: TypeAlias = Literal["variable", "setting", "choice", "fact"]
+"""`choice` is what people said about an image: stars, tags, comparisons."""
+
+CHOICES: Final = ("rating", "favorite", "rejected", "tags", "notes", "wins", "comparisons")
+"""The catalog's columns that are made of votes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PageColumn:
+    """One column as the page holds it."""
+
+    name: str
+    kind: Kind
+    group: Group
+    doc: str
+    levels: tuple[Any, ...]
+    """JSON values, for the kinds with codes; else empty."""
+    values: Any
+    """`[rows]`: Codes, Numbers, or a list, by kind."""
+
+    @property
+    def label(self) -> str:
+        """The name as people wrote it in the job."""
+        return self.name.removeprefix(VAR_PREFIX)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exhibit:
+    """All that the page knows of an output."""
+
+    title: str
+    url: str
+    ids: tuple[str, ...]
+    """The start of each row's task digest, unique here and stable in links."""
+    columns: tuple[PageColumn, ...]
+    axes: tuple[str, ...]
+    """Columns that tell rows apart which those before them do not, the slowest of the job first."""
+    x: str | None
+    y: str | None
+    unseen: int
+    """Cells still to do that are not among the rows, because there are too many."""
+    table: pa.Table
+    """The rows as they were read; for details."""
+    versions: tuple[int, ...]
+    """A number a row that changes with what the row says."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def count(self, status: str) -> int:
+        """Return how many rows are `rendered`, `failed` or `missing`."""
+        return int((pc.equal(self.table["status"], status).to_numpy()).sum())
+
+    def changed_since(self, before: Exhibit) -> list[int] | None:
+        """Return the rows that are new or differ; None if the page has to be loaded anew.
+
+        That is so when a column came, went or changed its kind, or rows moved.
+        """
+        kinds = [(column.name, column.kind) for column in self.columns]
+        if kinds != [(column.name, column.kind) for column in before.columns]:
+            return None
+        if self.ids[: len(before)] != before.ids:
+            return None
+        known = zip(self.versions, before.versions, strict=False)
+        changed = [place for place, (now, then) in enumerate(known) if now != then]
+        return [*changed, *range(len(before), len(self))]
+
+
+def read_exhibit(store: Store, *, after: Exhibit | None = None) -> Exhibit:
+    """Return what there is to show of an output now.
+
+    Args:
+        store: the output.
+        after: an earlier exhibit of the same output, whose rows keep their places.
+
+    Raises:
+        StoreError: the output cannot be read.
+    """
+    return make_exhibit(read_catalog(store).table, url=store.url, job=_job_of(store), after=after)
+
+
+def make_exhibit(
+    catalog: pa.Table, *, url: str, job: Job | None, after: Exhibit | None = None
+) -> Exhibit:
+    """Return the exhibit of a catalog with its `var_*` columns, and of what its job lacks."""
+    space = grid.expand(job) if job else None
+    places, lacking, unseen = _places(catalog, space)
+    if space is not None and lacking:
+        cells = _cells(space, lacking, job=job.name if job else "")
+        catalog = pa.concat_tables([catalog, cells], promote_options="permissive")
+        places = np.concatenate([places, np.array(lacking, np.float64)])
+    digests = _digits(catalog)
+    order = _order(digests, places, after)
+    catalog, places = catalog.take(pa.array(order)), places[order]
+    digests = [digests[place] for place in order.tolist()]
+    columns = tuple(_columns(catalog, space))
+    axes = _independent(columns, _axis_order(columns, space))
+    x, y = _first_axes([column for column in columns if column.name in axes])
+    return Exhibit(
+        title=job.name if job else Path(url).name,
+        url=url,
+        ids=_short(digests),
+        columns=(*columns, _place_column(places)),
+        axes=axes,
+        x=x,
+        y=y,
+        unseen=unseen,
+        table=catalog,
+        versions=_versions(catalog),
+    )
+
+
+# --- rows ---------------------------------------------------------------------------------------
+
+
+def _job_of(store: Store) -> Job | None:
+    """Return the job of the last submit, if this version can read it; the page does without."""
+    text = store.read_job()
+    if text is None:
+        return None
+    try:
+        return manifest.load("job.yaml", read=lambda _: text)
+    except FarmError:
+        return None
+
+
+def _places(catalog: pa.Table, space: TaskSpace | None) -> tuple[Numbers, list[int], int]:
+    """Return each row's place in the job, the cells without a row, and how many of those are left.
+
+    The first cell of a task counts; a row of another job has no place (NaN).
+    """
+    places = np.full(catalog.num_rows, np.nan)
+    if space is None:
+        return places, [], 0
+    row_of = {text: row for row, text in enumerate(catalog["task_id"].to_pylist())}
+    lacking: dict[bytes, int] = {}
+    count = 0
+    for number, digest in _digests(space):
+        row = row_of.get(f"{IDENTITY_TAG}:{digest.hex()}")
+        if row is not None:
+            if np.isnan(places[row]):
+                places[row] = number
+        elif digest not in lacking:
+            count += 1
+            if len(lacking) <= MOST_MISSING:
+                lacking[digest] = number
+    if count > MOST_MISSING:
+        return places, [], count
+    return places, list(lacking.values()), 0
+
+
+def _digests(space: TaskSpace) -> Iterator[tuple[int, bytes]]:
+    for start, stop in space.blocks():
+        for number, digest in enumerate(space.digests(start, stop), start):
+            yield number, digest.tobytes()
+
+
+def _cells(space: TaskSpace, numbers: Sequence[int], *, job: str) -> pa.Table:
+    """Return rows for cells of the job: what they ask for, and that they are missing."""
+    rows = []
+    for number in numbers:
+        task = space[number]
+        digest = space.digests(number, number + 1)[0].tobytes()
+        row: dict[str, Any] = {"task_id": format_task_id(digest), "status": MISSING, "job": job}
+        row |= {name: getattr(task, name) for name in FIELDS}
+        rows.append(row | {VAR_PREFIX + name: value for name, value in task.vars.items()})
+    return pa.Table.from_pylist(rows)
+
+
+def _order(digests: Sequence[str], places: Numbers, after: Exhibit | None) -> Any:  # noqa: ANN401 - an array
+    """Return the rows in order: as before if there was a before, then as the job has them."""
+    mine = np.argsort(places, kind="stable")  # NaN, the rows of other jobs, comes last
+    if after is None:
+        return mine
+    known = {digest: place for place, digest in enumerate(_digits(after.table))}
+    before = np.array([known.get(digest, len(known)) for digest in digests])
+    return mine[np.argsort(before[mine], kind="stable")]
+
+
+def _digits(catalog: pa.Table) -> list[str]:
+    return [text.partition(":")[2] for text in catalog["task_id"].to_pylist()]
+
+
+def _short(digests: Sequence[str]) -> tuple[str, ...]:
+    for length in range(_ID_LENGTH, 2 * _ID_LENGTH):
+        ids = tuple(digest[:length] for digest in digests)
+        if len(set(ids)) == len(ids):
+            return ids
+    return tuple(digests)
+
+
+def _versions(catalog: pa.Table) -> tuple[int, ...]:
+    telling = ("part", "status", "image_path", *CHOICES)
+    columns = [catalog[name].to_pylist() for name in telling if name in catalog.column_names]
+    return tuple(
+        hash(tuple(tuple(value) if isinstance(value, list) else value for value in row))
+        for row in zip(*columns, strict=True)
+    )
+
+
+# --- columns ------------------------------------------------------------------------------------
+
+
+def _columns(catalog: pa.Table, space: TaskSpace | None) -> Iterator[PageColumn]:
+    for name in catalog.column_names:
+        if name in _HIDDEN:
+            continue
+        column = catalog[name]
+        if pa.types.is_dictionary(column.type):
+            column = column.cast(column.type.value_type)
+        if column.null_count == len(column):
+            continue  # it says nothing of any row
+        make = functools.partial(PageColumn, name=name, group=_group(name), doc=_doc(name))
+        kind, levels, values = _coded(name, column, space)
+        yield make(kind=kind, levels=levels, values=values)
+
+
+def _group(name: str) -> Group:
+    if name.startswith(VAR_PREFIX):
+        return "variable"
+    if name in CHOICES:
+        return "choice"
+    return "setting" if name in FIELDS else "fact"
+
+
+def _doc(name: str) -> str:
+    if name.startswith(VAR_PREFIX):
+        return "A template variable of the job."
+    if name in FIELDS:
+        return FIELDS[name].doc
+    if name in SCHEMA.names:
+        return str((SCHEMA.field(name).metadata or {}).get(b"doc", b"").decode())
+    return ""
+
+
+def _coded(name: str, column: Any, space: TaskSpace | None) -> tuple[Kind, tuple[Any, ...], Any]:  # noqa: ANN401 - Arrow
+    """Return how the page holds a column: kind, levels, values."""
+    kind = column.type
+    if pa.types.is_list(kind):
+        return _set_of(column.to_pylist())
+    if pa.types.is_timestamp(kind):
+        stamps = column.cast(pa.timestamp("ms", kind.tz), safe=False).cast(pa.int64())
+        return "time", (), _numbers(stamps)
+    coded = column.combine_chunks().dictionary_encode()
+    if isinstance(coded, pa.ChunkedArray):
+        coded = coded.combine_chunks() if coded.num_chunks else pa.array([], kind)
+    found = coded.dictionary.to_pylist()
+    is_asked = name in FIELDS or name.startswith(VAR_PREFIX)
+    is_number = pa.types.is_floating(kind) or pa.types.is_integer(kind)
+    if is_number and len(found) > (_MOST_LEVELS if is_asked else _FEW_LEVELS):
+        return "number", (), _numbers(column)
+    if not is_number and len(found) > max(_FEW_LEVELS, min(_MOST_LEVELS, len(column) // 2)):
+        return "text", (), column.to_pylist()
+    levels = _sorted_levels(name, found, space)
+    rank = {value: place for place, value in enumerate(levels)}
+    recode = np.array([*(rank[value] for value in found), -1], dtype=np.int32)
+    codes = coded.indices.fill_null(len(found)).to_numpy(zero_copy_only=False)
+    return "level", tuple(map(_plain, levels)), recode[codes]
+
+
+def _numbers(column: Any) -> Numbers:  # noqa: ANN401 - Arrow
+    numbers: Numbers = column.cast(pa.float64(), safe=False).to_numpy()
+    return numbers
+
+
+def _set_of(lists: Sequence[list[str] | None]) -> tuple[Kind, tuple[Any, ...], Any]:
+    levels = sorted({one for values in lists for one in values or ()})
+    rank = {value: place for place, value in enumerate(levels)}
+    return "set", tuple(levels), [[rank[one] for one in values or ()] for values in lists]
+
+
+def _sorted_levels(name: str, found: Sequence[Any], space: TaskSpace | None) -> list[Any]:
+    """Return the values of a column: those of the job in its order, then others, sorted."""
+    present = {value for value in found if value is not None}
+    known: list[Any] = []
+    if space is not None and (name in FIELDS or name in space.axes):
+        known = [value for value in space.levels(name) if value in present]
+    return [*known, *sorted(present.difference(known), key=_sort_key)]
+
+
+def _sort_key(value: Any) -> tuple[int, Any]:  # noqa: ANN401 - any column
+    return (0, value) if isinstance(value, int | float) else (1, str(value))
+
+
+def _plain(value: Scalar) -> Scalar:
+    """Return a level as JSON that a browser reads back exactly."""
+    if isinstance(value, int) and abs(value) > _SAFE_INTEGER:
+        return str(value)
+    return value
+
+
+def _place_column(places: Numbers) -> PageColumn:
+    return PageColumn(
+        name="place", kind="number", group="fact", doc="Place of the cell in the job, from 0.",
+        levels=(), values=places,
+    )  # fmt: skip
+
+
+# --- axes ---------------------------------------------------------------------------------------
+
+
+def _axis_order(columns: Sequence[PageColumn], space: TaskSpace | None) -> list[str]:
+    """Return the columns that may tell cells apart, the slowest axis of the job first."""
+    variables = [column.name for column in columns if column.group == "variable"]
+    return list(dict.fromkeys([*(space.axes if space else ()), *variables, *FIELDS, "job"]))
+
+
+def _independent(columns: Sequence[PageColumn], order: Sequence[str]) -> tuple[str, ...]:
+    """Return, in order, the columns that tell rows apart which those before them do not.
+
+    A prompt that follows from its variables is none of them.
+    """
+    by_name: Mapping[str, PageColumn] = {column.name: column for column in columns}
+    found: list[str] = []
+    keys: Any = None
+    distinct = 1
+    for name in order:
+        column = by_name.get(name)
+        if column is None or column.kind != "level":
+            continue
+        codes = column.values.astype(np.int64) + 1
+        longer = codes if keys is None else keys * (len(column.levels) + 1) + codes
+        values, inverse = np.unique(longer, return_inverse=True)
+        if len(values) > distinct:
+            keys, distinct = inverse, len(values)
+            found.append(name)
+    return tuple(found)
+
+
+_LEAST_AXES = 2
+
+
+def _first_axes(axes: Sequence[PageColumn]) -> tuple[str | None, str | None]:
+    """Choose what stands across and down when the page opens.
+
+    What pictures show (variables and prompts) goes down, the one with the longest texts first,
+    because labels have room there; of the other settings, the one with most values goes across.
+    Seeds come last.
+    """
+    if len(axes) < _LEAST_AXES:
+        return None, None
+
+    def length(column: PageColumn) -> int:
+        texts = (level for level in column.levels if isinstance(level, str))
+        return max(map(len, islice(texts, _FEW_LEVELS)), default=0)
+
+    shown = [column for column in axes if column.group == "variable" or "prompt" in column.name]
+    settings = [column for column in axes if column.name != "seed"]
+    down = max(shown or settings or axes, key=length)
+    others = [column for column in settings if column not in shown and column is not down]
+    rest = others or [column for column in settings if column is not down] or axes
+    across = max((one for one in rest if one is not down), key=lambda one: len(one.levels))
+    return across.name, down.name

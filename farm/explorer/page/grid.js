@@ -1,0 +1,460 @@
+"use strict";
+/* The grid: only what is in view (and a little around it) is in the document.
+
+   Cells stand at computed places inside one wide and tall box; labels are sticky strips of the same
+   box, so they scroll with it by themselves. */
+
+(() => {
+  const GAP = 4;
+  const GROUP_GAP = 18;
+  const BAND = 26;
+  const CAPTION = 36;
+  const TILE = 22; // no picture is smaller than this
+  const MOST_PIXELS = 15_000_000; // Firefox lays out no box larger than 17.8 million pixels
+
+  const { element } = farm;
+  let layout = null;
+  let shape = null;
+  let scale = null;
+  let focus = { line: 0, place: 0 };
+  const shown = new Map(); // key -> element
+  const labels = new Map();
+
+  const $ = (id) => document.getElementById(id);
+
+  // --- geometry --------------------------------------------------------------------------------
+
+  /** Where bands begin, with a gap before every new group; and where the groups are. */
+  function offsets(list, step, grouped, head) {
+    const starts = new Float64Array(list.length + 1);
+    const groups = [];
+    let at = 0;
+    list.forEach((band, place) => {
+      if (grouped && (place === 0 || band.group !== list[place - 1].group)) {
+        if (place) { at += GROUP_GAP; groups.at(-1).end = at - GROUP_GAP; }
+        groups.push({ label: band.outer, start: at, end: 0 });
+        at += head;
+      }
+      starts[place] = at;
+      at += step;
+    });
+    starts[list.length] = at;
+    if (groups.length) groups.at(-1).end = at;
+    return { starts, groups, length: at };
+  }
+
+  function widestLabel(column) {
+    let most = 0;
+    for (const level of column.levels.slice(0, 500)) {
+      most = Math.max(most, farm.show(column, level).length);
+    }
+    return most;
+  }
+
+  /** The size at which columns fill the width, no larger than the pictures are. */
+  function fitting(room, columns, perCell) {
+    const edge = farm.column("width")?.number(layout.rows[0]) || 128;
+    const natural = Math.min(edge, 256) * perCell;
+    const least = room < 620 ? 88 : 112;
+    return Math.max(least, Math.min(natural, 320, Math.floor(room / Math.max(1, columns)) - GAP));
+  }
+
+  function mostPerCell() {
+    let most = 1;
+    for (const rows of layout.cells.values()) most = Math.max(most, rows.length);
+    return Math.ceil(Math.sqrt(most));
+  }
+
+  function measure() {
+    const box = $("grid");
+    let { size } = farm.state;
+    if (layout.isFlow) {
+      size ||= Math.min(fitting(box.clientWidth, 1, 1), box.clientWidth < 620 ? 108 : 176);
+      const step = size + GAP;
+      const caption = size >= 80 && farm.restAxes().length ? CAPTION : 0;
+      const per = Math.max(1, Math.floor((box.clientWidth - 2 * 12 + GAP) / step));
+      const lines = Math.ceil(layout.rows.length / per);
+      return { isFlow: true, size, step, per, lines, caption, lineStep: size + caption + GAP,
+               width: per * step, height: lines * (size + caption + GAP), side: 0, head: 0 };
+    }
+    const longest = Math.max(layout.across.length, layout.down.length);
+    const narrow = box.clientWidth < 620;
+    const side = layout.y
+      ? Math.max(narrow ? 64 : 84, Math.min(narrow ? 92 : 230, 24 + widestLabel(layout.y) * 6.4))
+      : layout.sy ? (narrow ? 64 : 96) : 0;
+    size ||= fitting(box.clientWidth - side - 32, layout.across.length, mostPerCell());
+    size = Math.max(16, Math.min(size, Math.floor(MOST_PIXELS / Math.max(1, longest)) - GAP));
+    const step = size + GAP;
+    const across = offsets(layout.across, step, Boolean(layout.sx), 0);
+    const down = offsets(layout.down, step, Boolean(layout.sy), BAND);
+    const perLine = Math.max(4, Math.floor((size - 8) / 6.2));
+    const lines = layout.x ? Math.min(5, Math.ceil(widestLabel(layout.x) / perLine)) : 0;
+    const head = (layout.sx ? BAND : 0) + (layout.x ? Math.max(34, 10 + 15 * lines) : 0);
+    return { isFlow: false, size, step, across, down, side, head, lines: layout.down.length,
+             width: across.length, height: down.length };
+  }
+
+  /** The first band that ends after a pixel. */
+  function bandAt(starts, pixel) {
+    let [low, high] = [0, starts.length - 2];
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (starts[middle + 1] <= pixel) low = middle + 1;
+      else high = middle;
+    }
+    return low;
+  }
+
+  // --- one cell --------------------------------------------------------------------------------
+
+  function picture(row) {
+    const image = element("img", { alt: "", decoding: "async", draggable: "false" });
+    const small = farm.smallAddress(row);
+    const full = farm.imageAddress(row);
+    image.addEventListener("error", () => {
+      if (image.getAttribute("src") === small && full !== small) { image.src = full; return; }
+      const place = image.closest(".tile");
+      if (!place) return;
+      place.classList.add("missing");
+      place.replaceChildren(reason("the image is gone", farm.column("image_path").value(row)));
+    });
+    image.src = small;
+    return image;
+  }
+
+  function reason(headline, text) {
+    return element("span", { class: "reason" }, element("b", {}, headline),
+                   text ? element("span", {}, text) : null);
+  }
+
+  function tile(row) {
+    const status = farm.status(row);
+    const place = element("div", { class: `tile ${status}`, "data-row": row });
+    if (status === "rendered") place.append(picture(row));
+    else {
+      const { headline, reason: text } = farm.trouble(row);
+      place.append(reason(headline, text));
+    }
+    if (scale) {
+      const number = scale.column.number(row);
+      if (!Number.isNaN(number)) {
+        const strip = element("i", { class: "score" });
+        strip.style.background = farm.colour(scale.place(number));
+        place.append(strip);
+      }
+    }
+    const marks = farm.marks ? farm.marks(row) : [];
+    if (marks.length) place.append(element("span", { class: "marks" }, ...marks));
+    if (farm.state.compare.includes(farm.ids[row])) place.classList.add("picked");
+    place.title = farm.describe(row);
+    return place;
+  }
+
+  /** A row in words: what tells it from its neighbours. */
+  farm.describe = (row) => {
+    const facts = farm.meta.axes.map((name) => {
+      const column = farm.column(name);
+      return `${column.label}: ${column.text(row)}`;
+    });
+    if (scale) facts.push(`${scale.column.label}: ${scale.column.text(row)}`);
+    const { headline, reason: text } = farm.status(row) === "rendered"
+      ? { headline: "", reason: "" } : farm.trouble(row);
+    if (headline) facts.push(text ? `${headline}: ${text}` : headline);
+    return facts.join("\n");
+  };
+
+  function cell(rows, key, size, label) {
+    const most = Math.max(1, Math.floor(size / TILE) ** 2);
+    const some = rows.length > most ? rows.slice(0, most - 1) : rows;
+    const per = Math.ceil(Math.sqrt(Math.min(rows.length, most)));
+    const box = element("div", {
+      class: rows.length > 1 ? "cell many" : "cell", role: "gridcell", tabindex: "-1",
+      "data-key": key, "aria-label": label,
+    });
+    box.style.width = box.style.height = `${size}px`;
+    box.style.gridTemplateColumns = `repeat(${per}, 1fr)`;
+    for (const row of some) box.append(tile(row));
+    if (some.length < rows.length) {
+      box.append(element("div", { class: "tile more", "data-row": rows[some.length] },
+                         `+${rows.length - some.length}`));
+    }
+    return box;
+  }
+
+  // --- what is in view -------------------------------------------------------------------------
+
+  function put(map, parent, wanted, make) {
+    for (const [key, node] of map) {
+      if (!wanted.has(key)) {
+        // What scrolled away need not be loaded any more.
+        for (const image of node.querySelectorAll("img")) if (!image.complete) image.src = "data:,";
+        node.remove();
+        map.delete(key);
+      }
+    }
+    const fresh = document.createDocumentFragment();
+    for (const [key, what] of wanted) {
+      if (map.has(key)) continue;
+      const node = make(what);
+      map.set(key, node);
+      (what.parent || fresh).append(node);
+    }
+    parent.append(fresh);
+  }
+
+  function draw() {
+    if (!shape) return;
+    const box = $("grid");
+    const [left, top] = [box.scrollLeft - shape.side, box.scrollTop - shape.head];
+    const [wide, high] = [box.clientWidth, box.clientHeight];
+    const around = Math.min(600, Math.max(wide, high) / 2);
+    if (shape.isFlow) drawFlow(top - around, top + high + around);
+    else drawGrid(left - around, left + wide + around, top - around, top + high + around);
+    showFocus();
+  }
+
+  function drawFlow(top, bottom) {
+    const first = Math.max(0, Math.floor(top / shape.lineStep));
+    const last = Math.min(shape.lines - 1, Math.floor(bottom / shape.lineStep));
+    const wanted = new Map();
+    for (let line = first; line <= last; line += 1) {
+      for (let place = 0; place < shape.per; place += 1) {
+        const at = line * shape.per + place;
+        if (at >= layout.rows.length) break;
+        wanted.set(at, { line, place, at, row: layout.rows[at] });
+      }
+    }
+    put(shown, $("cells"), wanted, ({ line, place, at, row }) => {
+      const node = cell([row], at, shape.size, farm.describe(row));
+      move(node, place * shape.step, line * shape.lineStep);
+      if (shape.caption) {
+        node.append(element("span", { class: "caption" }, farm.restAxes().map(
+          (name) => farm.column(name).text(row)).join(" · ")));
+      }
+      return node;
+    });
+  }
+
+  function drawGrid(left, right, top, bottom) {
+    const { across, down } = shape;
+    if (!layout.across.length) { put(shown, $("cells"), new Map()); return; }
+    const [first, last] = [bandAt(across.starts, left), bandAt(across.starts, right)];
+    const [upper, lower] = [bandAt(down.starts, top), bandAt(down.starts, bottom)];
+    const wanted = new Map();
+    for (let line = upper; line <= lower; line += 1) {
+      for (let place = first; place <= last; place += 1) {
+        const rows = layout.cell(line, place);
+        if (rows) wanted.set(line * layout.across.length + place, { line, place, rows });
+      }
+    }
+    put(shown, $("cells"), wanted, ({ line, place, rows }) => {
+      const node = cell(rows, line * layout.across.length + place, shape.size, cellLabel(line, place));
+      move(node, across.starts[place], down.starts[line]);
+      return node;
+    });
+    const names = new Map();
+    const [heads, sides] = [$("heads"), $("sides")];
+    if (layout.x) {
+      for (let place = first; place <= last; place += 1) {
+        names.set(`x${place}`, { parent: heads, kind: "head", column: layout.x,
+          value: layout.across[place].inner, left: across.starts[place], width: shape.size });
+      }
+    }
+    if (layout.y) {
+      for (let line = upper; line <= lower; line += 1) {
+        names.set(`y${line}`, { parent: sides, kind: "side", column: layout.y,
+          value: layout.down[line].inner, top: down.starts[line], height: shape.size });
+      }
+    }
+    across.groups.forEach((group, i) => names.set(`sx${i}`, { parent: heads, kind: "over",
+      column: layout.sx, value: group.label, left: group.start, width: group.end - group.start }));
+    down.groups.forEach((group, i) => names.set(`sy${i}`, { parent: sides, kind: "above",
+      column: layout.sy, value: group.label, top: group.start, height: group.end - group.start }));
+    put(labels, heads, names, label);
+  }
+
+  function cellLabel(line, place) {
+    const parts = [];
+    const say = (column, value) => column && parts.push(`${column.label} ${farm.show(column, value)}`);
+    say(layout.sy, layout.down[line].outer);
+    say(layout.y, layout.down[line].inner);
+    say(layout.sx, layout.across[place].outer);
+    say(layout.x, layout.across[place].inner);
+    return parts.join(", ");
+  }
+
+  function label({ kind, column, value, left, top, width, height }) {
+    const text = farm.show(column, value);
+    const inner = element("span", { title: `${column.label}: ${text}` });
+    if (kind === "over" || kind === "above") {
+      inner.append(element("em", {}, `${column.label} `), text);
+    } else inner.textContent = text;
+    const node = element("div", { class: `label ${kind}`, role: kind === "side" ? "rowheader" : "columnheader" }, inner);
+    if (left !== undefined) { node.style.left = `${left}px`; node.style.width = `${width}px`; }
+    if (top !== undefined) { node.style.top = `${top}px`; node.style.height = `${height}px`; }
+    return node;
+  }
+
+  const move = (node, x, y) => { node.style.transform = `translate(${x}px, ${y}px)`; };
+
+  // --- the whole -------------------------------------------------------------------------------
+
+  /** Lay out anew what the state asks for. */
+  farm.draw = () => {
+    const rows = farm.chosenRows();
+    const columnOfColour = farm.state.color ? farm.column(farm.state.color) : null;
+    const extent = columnOfColour ? farm.extent(columnOfColour, rows) : null;
+    scale = extent && { column: columnOfColour, ...extent,
+      place: (number) => (extent.high > extent.low
+        ? (number - extent.low) / (extent.high - extent.low) : 0.5) };
+    layout = farm.arrange(rows);
+    shape = measure();
+    const canvas = $("canvas");
+    canvas.className = shape.isFlow ? "flow" : "axes";
+    canvas.style.setProperty("--side", `${shape.side}px`);
+    canvas.style.setProperty("--head", `${shape.head}px`);
+    canvas.style.setProperty("--over", layout.sx ? `${BAND}px` : "0px");
+    $("cells").style.width = `${shape.width}px`;
+    $("cells").style.height = `${shape.height}px`;
+    for (const map of [shown, labels]) { for (const node of map.values()) node.remove(); map.clear(); }
+    const corner = $("corner");
+    corner.replaceChildren();
+    if (!shape.isFlow) {
+      if (layout.x) corner.append(element("span", { class: "axis-x" }, `${layout.x.label} →`));
+      if (layout.y) corner.append(element("span", { class: "axis-y" }, `${layout.y.label} ↓`));
+    }
+    $("nothing").hidden = rows.length > 0;
+    farm.shownRows = rows;
+    farm.cellSize = shape.size;
+    farm.scale = scale;
+    focus = { line: Math.min(focus.line, Math.max(0, shape.lines - 1)), place: focus.place };
+    draw();
+    return rows.length;
+  };
+
+  /** Draw the cells of some rows again, where they stand. */
+  farm.redrawRows = (rows) => {
+    const wanted = new Set(rows.map(String));
+    for (const [key, node] of shown) {
+      const tiles = [...node.querySelectorAll("[data-row]")];
+      if (!tiles.some((one) => wanted.has(one.dataset.row))) continue;
+      for (const one of tiles) if (wanted.has(one.dataset.row)) one.replaceWith(tile(+one.dataset.row));
+    }
+  };
+
+  // --- moving about ----------------------------------------------------------------------------
+
+  function rowsAt(line, place) {
+    if (shape.isFlow) {
+      const row = layout.rows[line * shape.per + place];
+      return row === undefined ? undefined : [row];
+    }
+    return layout.cell(line, place);
+  }
+
+  const bounds = () => (shape.isFlow ? { lines: shape.lines, places: shape.per }
+    : { lines: layout.down.length, places: layout.across.length });
+
+  /** The next cell with rows in a direction; null at the edge. */
+  function beside(from, dx, dy) {
+    const { lines, places } = bounds();
+    let { line, place } = from;
+    for (;;) {
+      line += dy;
+      place += dx;
+      if (shape.isFlow && dx && (place < 0 || place >= places)) {
+        line += dx;
+        place = dx > 0 ? 0 : places - 1;
+      }
+      if (line < 0 || place < 0 || line >= lines || place >= places) return null;
+      if (rowsAt(line, place)) return { line, place };
+      if (shape.isFlow) return null;
+    }
+  }
+
+  const keyOf = ({ line, place }) =>
+    line * (shape.isFlow ? shape.per : layout.across.length) + place;
+
+  function showFocus() {
+    for (const node of shown.values()) {
+      const isHere = Number(node.dataset.key) === keyOf(focus);
+      node.classList.toggle("focused", isHere);
+      node.tabIndex = isHere ? 0 : -1;
+    }
+  }
+
+  function reveal() {
+    const box = $("grid");
+    const x = shape.isFlow ? focus.place * shape.step : shape.across.starts[focus.place];
+    const y = shape.isFlow ? focus.line * shape.lineStep : shape.down.starts[focus.line];
+    const [wide, high] = [box.clientWidth - shape.side, box.clientHeight - shape.head];
+    if (x < box.scrollLeft) box.scrollLeft = x - GAP;
+    else if (x + shape.size > box.scrollLeft + wide - 24) box.scrollLeft = x + shape.size - wide + 32;
+    if (y < box.scrollTop + BAND) box.scrollTop = y - BAND - GAP;
+    else if (y + shape.step > box.scrollTop + high - 24) box.scrollTop = y + shape.step - high + 32;
+    draw();
+  }
+
+  /** Move the focus; returns the first row of the cell it lands on, or null at the edge. */
+  farm.moveFocus = (dx, dy) => {
+    const next = beside(focus, dx, dy);
+    if (!next) return null;
+    focus = next;
+    reveal();
+    shown.get(keyOf(focus))?.focus({ preventScroll: true });
+    return rowsAt(focus.line, focus.place)[0];
+  };
+
+  /** The rows of the cell in focus. */
+  farm.focusedRows = () => rowsAt(focus.line, focus.place) || [];
+
+  /** Put the focus on the cell of a row. */
+  farm.focusRow = (row) => {
+    if (shape.isFlow) {
+      const at = layout.rows.indexOf(row);
+      if (at >= 0) focus = { line: Math.floor(at / shape.per), place: at % shape.per };
+    } else {
+      for (const [key, rows] of layout.cells) {
+        if (!rows.includes(row)) continue;
+        focus = { line: Math.floor(key / layout.across.length), place: key % layout.across.length };
+        break;
+      }
+    }
+    reveal();
+  };
+
+  farm.startGrid = () => {
+    const box = $("grid");
+    let isDue = false;
+    box.addEventListener("scroll", () => {
+      if (isDue) return;
+      isDue = true;
+      requestAnimationFrame(() => { isDue = false; draw(); });
+    }, { passive: true });
+    new ResizeObserver(() => {
+      if (!shape) return;
+      if (shape.isFlow || box.clientWidth < 620) farm.draw();
+      else draw();
+    }).observe(box);
+    box.addEventListener("click", (event) => {
+      const at = event.target.closest("[data-row]");
+      if (!at) return;
+      const node = at.closest(".cell");
+      const key = Number(node.dataset.key);
+      const per = shape.isFlow ? shape.per : layout.across.length;
+      focus = { line: Math.floor(key / per), place: key % per };
+      showFocus();
+      const row = Number(at.dataset.row);
+      if (event.shiftKey || event.ctrlKey || event.metaKey) farm.pick(row);
+      else farm.open(row);
+    });
+    box.addEventListener("keydown", (event) => {
+      const step = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
+      if (step) { farm.moveFocus(...step); event.preventDefault(); }
+      if (event.key === "Enter" && farm.focusedRows().length) {
+        farm.open(farm.focusedRows()[0]);
+        event.preventDefault();
+      }
+    });
+  };
+})();

@@ -1,0 +1,113 @@
+"use strict";
+/* What is being looked at, kept in the address: a link, a bookmark or a reload shows the same.
+
+   #x=guidance_scale&y=prompt&at.seed=3&f.sampler=ddim&min.score=0.5&q=sword&open=3f2a... */
+
+(() => {
+  const AXES = ["x", "y", "sx", "sy"];
+  const listeners = [];
+
+  farm.AXES = AXES;
+
+  /** What the page shows when the address says nothing. */
+  function initial() {
+    const { meta } = farm;
+    return {
+      x: meta.x || "", y: meta.y || "", sx: "", sy: "",
+      at: {}, // axis -> level key, or "*" for all
+      filters: {}, // column -> { levels: Set } | { min, max } | { has }
+      q: "", sort: "", color: "",
+      size: 0, // pixels of a cell; 0 for what fits
+      open: "", compare: [], against: "",
+    };
+  }
+
+  const known = (name) => (farm.column(name) ? name : "");
+
+  function read() {
+    const state = initial();
+    const given = new URLSearchParams(location.hash.slice(1));
+    for (const axis of AXES) if (given.has(axis)) state[axis] = known(given.get(axis));
+    const filter = (name) => (state.filters[name] ??= {});
+    for (const [key, value] of given) {
+      const dot = key.indexOf(".");
+      const [verb, name] = [key.slice(0, dot), key.slice(dot + 1)];
+      if (dot < 0 || !farm.column(name)) continue;
+      if (verb === "at") state.at[name] = value;
+      if (verb === "f") (filter(name).levels ??= new Set()).add(value);
+      if (verb === "has") filter(name).has = value;
+      if (verb === "min" && value !== "" && !Number.isNaN(+value)) filter(name).min = +value;
+      if (verb === "max" && value !== "" && !Number.isNaN(+value)) filter(name).max = +value;
+    }
+    state.q = given.get("q") || "";
+    const sort = given.get("sort") || "";
+    if (known(sort.replace(/^-/, ""))) state.sort = sort;
+    state.color = known(given.get("color") || "");
+    if (+given.get("size") > 0) state.size = Math.min(512, Math.max(24, +given.get("size")));
+    state.open = farm.rowOf.has(given.get("open")) ? given.get("open") : "";
+    state.compare = given.getAll("compare").filter((id) => farm.rowOf.has(id)).slice(0, 2);
+    state.against = given.get("against") || "";
+    return state;
+  }
+
+  function written(state) {
+    const start = initial();
+    const out = new URLSearchParams();
+    for (const axis of AXES) if (state[axis] !== start[axis]) out.set(axis, state[axis]);
+    for (const [name, value] of Object.entries(state.at)) out.set(`at.${name}`, value);
+    for (const [name, filter] of Object.entries(state.filters)) {
+      for (const level of filter.levels || []) out.append(`f.${name}`, level);
+      for (const key of ["has", "min", "max"]) {
+        if (filter[key] !== undefined && filter[key] !== "") out.set(`${key}.${name}`, filter[key]);
+      }
+    }
+    for (const key of ["q", "sort", "color", "open", "against"]) {
+      if (state[key]) out.set(key, state[key]);
+    }
+    if (state.size !== start.size) out.set("size", state.size);
+    for (const id of state.compare) out.append("compare", id);
+    return `#${out}`;
+  }
+
+  farm.onChange = (listener) => listeners.push(listener);
+
+  farm.changed = (what) => { for (const listener of listeners) listener(what); };
+
+  /** Change what is shown. With `step`, the browser's back button returns to before. */
+  farm.set = (change, { step = false } = {}) => {
+    Object.assign(farm.state, change);
+    const address = written(farm.state);
+    if (address !== (location.hash || "#")) {
+      history[step ? "pushState" : "replaceState"](null, "", address);
+    }
+    farm.changed(new Set(Object.keys(change)));
+  };
+
+  farm.startState = () => {
+    farm.state = read();
+    window.addEventListener("popstate", () => {
+      farm.state = read();
+      farm.changed(new Set(Object.keys(farm.state)));
+    });
+  };
+
+  /** Everything as it was when the page was opened without an address. */
+  farm.reset = () => farm.set(initial());
+
+  /** The axes that are neither across nor down: each stands at one of its values, or at all. */
+  farm.restAxes = () => {
+    const used = new Set(AXES.map((axis) => farm.state[axis]));
+    return farm.meta.axes.filter((name) => !used.has(name));
+  };
+
+  /** Where a rest axis stands: a level key, or "*". Seeds stand beside each other. */
+  farm.at = (name) => {
+    const column = farm.column(name);
+    const asked = farm.state.at[name];
+    const keys = column.levels.map(farm.levelKey);
+    if (asked === "*" || keys.includes(asked)) return asked;
+    const isFlow = AXES.every((axis) => !farm.state[axis]);
+    const all = isFlow || name === "seed" || !keys.length || column.values.includes(-1);
+    return all ? "*" : keys[0];
+  };
+})();

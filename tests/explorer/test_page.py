@@ -1,0 +1,358 @@
+"""The page in a browser: what people do with it, one thing a test."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import farm
+from farm import grid, manifest
+from farm.store import Store, StoredImage
+from farm.task import TaskSpec, task_digest
+from tests.explorer.conftest import JOB, ready
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+MakeTask = Callable[..., TaskSpec]
+MakeOutput = Callable[..., str]
+Show = Callable[..., Any]
+
+
+def tasks_of(job: str) -> list[TaskSpec]:
+    return list(grid.expand(manifest.load("job.yaml", read=lambda _: job)))
+
+
+@pytest.fixture
+def shapes(make_output: MakeOutput) -> str:
+    """All images of `JOB` but the last two cells: one failed, one is still to do."""
+    tasks = tasks_of(JOB)
+    return make_output(tasks[:-2], failed={tasks[-2]: "black & <b>blank</b>"}, job=JOB)
+
+
+def heads(page: Page) -> list[str]:
+    return page.locator(".label.head").all_inner_texts()
+
+
+def sides(page: Page) -> list[str]:
+    return page.locator(".label.side").all_inner_texts()
+
+
+def cells(page: Page) -> int:
+    return page.locator(".cell").count()
+
+
+def hash_of(page: Page) -> str:
+    return page.url.partition("#")[2]
+
+
+def test_it_opens_with_axes_in_the_order_of_the_job(shapes: str, show: Show) -> None:
+    page = show(shapes)
+    assert page.title() == "shapes · farm"
+    assert heads(page) == ["4", "1", "7.5"]
+    assert sides(page) == ["sword", "apple"]
+    assert page.locator("#rest .name").all_inner_texts() == ["sampler", "seed"]
+    assert page.inner_text("#counts") == "12 of 24 cells"
+    page.wait_for_function("() => document.querySelector('.tile img').naturalWidth === 32")
+
+
+def test_any_column_becomes_any_axis_and_the_address_says_so(shapes: str, show: Show) -> None:
+    page = show(shapes)
+    page.select_option("#axis-x", "sampler")
+    page.select_option("#axis-sx", "seed")
+    page.select_option("#axis-sy", "guidance_scale")
+    assert heads(page) == ["euler_a", "ddim"] * 2
+    assert page.locator(".label.over").all_inner_texts() == ["seed 1", "seed 2"]
+    assert page.locator(".label.above").all_inner_texts() == [
+        f"guidance_scale {value}" for value in ("4", "1", "7.5")
+    ]
+    assert page.inner_text("#counts") == "24 cells · 1 failed · 1 to do"
+    page.reload()
+    ready(page)
+    assert heads(page) == ["euler_a", "ddim"] * 2
+    page.select_option("#axis-x", "seed")  # the axis that had it takes what was here
+    assert page.input_value("#axis-sx") == "sampler"
+
+
+def test_what_is_no_axis_stands_at_one_value_or_at_all(shapes: str, show: Show) -> None:
+    page = show(shapes)
+    assert page.locator(".cell").first.locator(".tile").count() == 2  # the seeds, side by side
+    page.get_by_role("group", name="seed").get_by_role("button", name="2").click()
+    assert page.locator(".cell").first.locator(".tile").count() == 1
+    assert "at.seed=2" in hash_of(page)
+    page.get_by_role("group", name="sampler").get_by_role("button", name="all").click()
+    assert page.locator(".cell").first.locator(".tile").count() == 2
+
+
+def test_without_axes_images_flow_in_order(shapes: str, show: Show) -> None:
+    page = show(shapes, "#x=&y=&sort=-seed")
+    assert cells(page) == 24
+    captions = page.locator(".caption").all_inner_texts()
+    assert captions[0] == "sword · 4 · euler_a · 2"
+    assert captions[-1] == "apple · 7.5 · ddim · 1"
+
+
+def test_filters_keep_what_they_name(shapes: str, show: Show) -> None:
+    page = show(shapes, "#x=&y=")
+    page.click("#open-filters")
+    page.click("details[data-column=sampler] summary")
+    page.locator("#filters").get_by_label("ddim").check()
+    assert cells(page) == 12
+    page.click("details[data-column=guidance_scale] summary")
+    page.fill("#min-guidance_scale", "4")
+    page.press("#min-guidance_scale", "Enter")
+    assert cells(page) == 8
+    page.reload()
+    ready(page)
+    assert cells(page) == 8
+    assert page.locator("#chips .chip").count() == 2
+    page.locator("#chips .chip").first.click()
+    assert cells(page) == 16
+
+
+def test_every_word_of_a_search_must_occur(shapes: str, show: Show) -> None:
+    page = show(shapes, "#x=&y=")
+    page.fill("#search", "APPLE -sword")
+    page.wait_for_function("() => document.querySelectorAll('.cell').length === 12")
+    page.fill("#search", '"a apple" nowhere')
+    page.wait_for_selector("#nothing:not([hidden])")
+    page.click("#clear")
+    assert cells(page) == 24
+
+
+def test_colour_tells_a_number(shapes: str, show: Show) -> None:
+    page = show(
+        shapes,
+        "#x=guidance_scale&y=&at.sampler=ddim&at.seed=1&at.var_subject=*&color=guidance_scale",
+    )
+    colours = page.locator(".score").evaluate_all("all => all.map(one => one.style.background)")
+    assert len(colours) == 6
+    assert len(set(colours)) == 3
+    assert page.inner_text(".legend").split() == ["1", "7.5"]
+
+
+def test_an_image_opens_with_all_that_is_known(shapes: str, show: Show) -> None:
+    page = show(shapes)
+    page.locator(".tile").first.click()
+    page.wait_for_selector("#zoom[open]")
+    page.wait_for_function("() => document.getElementById('picture').naturalWidth === 32")
+    text = page.inner_text("#facts")
+    assert re.search(r"subject\s+sword", text)
+    assert re.search(r"render_ms\s+10", text)
+    page.wait_for_function(
+        "() => /t1:[0-9a-f]{32}/.test(document.getElementById('facts').innerText)"
+    )
+    assert "open=" in hash_of(page)
+    page.reload()
+    ready(page)
+    assert page.locator("#zoom[open]").count() == 1
+    page.go_back()
+    assert page.locator("#zoom[open]").count() == 0
+
+
+def test_what_is_copied_reproduces_the_image(shapes: str, show: Show) -> None:
+    page = show(shapes)
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.locator(".tile").first.click()
+
+    def copied(button: str) -> str:
+        page.click(button)
+        page.wait_for_selector("#said.shown")
+        return str(page.evaluate("navigator.clipboard.readText()"))
+
+    assert copied("#copy-prompt") == "a sword"
+    path = copied("#copy-path")
+    task = tasks_of(JOB)[0]
+    [again] = tasks_of(copied("#copy-job"))
+    fields = ("prompt", "seed", "sampler", "guidance_scale", "num_inference_steps", "width")
+    assert [getattr(again, name) for name in fields] == [getattr(task, name) for name in fields]
+    assert Path(shapes, path).is_file()
+    assert copied("#copy-parameters").splitlines() == [
+        "a sword",
+        (
+            "Steps: 20, Sampler: Euler a, CFG scale: 4.0, Seed: 1, Size: 32x32, Model: "
+            f'"builtin:sprites", RNG: CPU, Version: farm {farm.__version__}'
+        ),
+    ]
+
+
+def test_a_snippet_means_its_prompt_to_the_letter(
+    task: MakeTask, make_output: MakeOutput, show: Show
+) -> None:
+    odd = task(prompt='a "${b}" $${c} \\ #1: {x}\n  - two', seed=2**63 - 1)
+    page = show(make_output([odd, task(prompt="b")]), f"#open={farm_id(odd)}")
+    [again] = tasks_of(page.evaluate("farm.jobSnippet(farm.rowOf.get(farm.state.open))"))
+    assert (again.prompt, again.seed) == (odd.prompt, odd.seed)
+
+
+def farm_id(one: TaskSpec) -> str:
+    return task_digest(one).hex()[:12]
+
+
+def test_keys_go_where_the_mouse_goes(shapes: str, show: Show) -> None:
+    page = show(shapes)
+    page.locator("#grid").focus()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")
+    where = page.locator(".where")
+    assert "apple · guidance_scale: 1" in where.inner_text()
+    page.keyboard.press("ArrowLeft")
+    assert "apple · guidance_scale: 4" in where.inner_text()
+    page.keyboard.press("]")
+    assert "sampler: ddim" in where.inner_text()
+    page.keyboard.press("Escape")
+    assert page.locator("#zoom[open]").count() == 0
+    page.keyboard.press("t")
+    assert sides(page) == ["4", "1", "7.5"]
+    page.keyboard.press("/")
+    page.keyboard.type("sword")
+    page.wait_for_function("() => document.querySelectorAll('.label.head').length === 1")
+
+
+def test_two_images_are_compared_in_four_ways(shapes: str, show: Show) -> None:
+    page = show(shapes)
+    page.locator(".tile").nth(0).click(modifiers=["Control"])
+    page.locator(".tile").nth(2).click(modifiers=["Control"])
+    page.wait_for_selector("#compare[open] .pair.slider .frame.loaded")
+    rows = page.locator(".differences tr").all_inner_texts()
+    assert any(re.fullmatch(r"guidance_scale\s+4\s+1", row) for row in rows)
+    assert not any("sampler" in row for row in rows)
+    for key, mode in enumerate(("slider", "flicker", "difference", "beside"), start=1):
+        page.keyboard.press(str(key))
+        page.wait_for_selector(f"#compare[open] .pair.{mode} .frame.loaded")
+    page.reload()
+    page.wait_for_selector("#compare[open] .pair.beside .frame.loaded")
+    page.keyboard.press("Escape")
+    assert page.locator("#compare[open]").count() == 0
+
+
+def test_the_difference_of_an_image_with_itself_is_black(shapes: str, show: Show) -> None:
+    page = show(shapes)
+    ids = page.evaluate("[farm.ids[0], farm.ids[4]]")
+    for second, is_black in ((ids[0], True), (ids[1], False)):
+        page.evaluate(
+            "(pair) => farm.set({ compare: pair, against: 'difference' })", [ids[0], second]
+        )
+        page.wait_for_selector(".pair.difference .frame.loaded")
+        shot = page.locator(".frame").screenshot()
+        assert (brightest(shot) == (0, 0, 0)) is is_black
+
+
+def brightest(png: bytes) -> tuple[int, ...]:
+    """The greatest red, green and blue of a screenshot, without its frayed edge."""
+    shot = Image.open(io.BytesIO(png)).convert("RGB")
+    inside = shot.crop((4, 4, shot.width - 4, shot.height - 4))
+    return tuple(int(np.asarray(band).max()) for band in inside.split())
+
+
+def test_cells_without_an_image_say_why(shapes: str, show: Show) -> None:
+    next(Path(shapes, "images").rglob("*s1.*.png")).unlink()
+    page = show(shapes, "#x=&y=")
+    failed = page.locator(".tile.failed")
+    assert failed.count() == 1
+    assert failed.inner_text().split("\n") == ["bad output", "black & <b>blank</b>"]
+    page.wait_for_selector(".tile.missing >> text=the image is gone")
+    assert page.locator(".tile.missing", has_text="not rendered yet").count() == 1
+
+
+WICKED = "<img src=x onerror=\"alert('prompt')\"><script>alert(1)</script>"
+
+
+def test_nothing_that_people_wrote_becomes_markup(
+    task: MakeTask, make_output: MakeOutput, show: Show
+) -> None:
+    name = "a\"b'><svg onload=alert(2)>"
+    tasks = [
+        task(prompt=WICKED, variables={name: value}, seed=seed)
+        for seed, value in enumerate((WICKED, "javascript:alert(3)", "${x}", "'\"", WICKED))
+    ]
+    failed = {task(prompt=WICKED, variables={name: WICKED}, seed=9): WICKED}
+    output = make_output(tasks, failed=failed)
+    page = show(output)
+    assert WICKED in sides(page) or WICKED in heads(page)
+    page.select_option("#axis-sx", f"var_{name}")
+    page.click("#open-filters")
+    for summary in page.locator("#filters summary").all():
+        summary.click()
+    page.locator(".tile.failed").first.click()
+    assert WICKED in page.inner_text("#zoom .stage")
+    page.keyboard.press(".")
+    page.wait_for_selector("#picture")
+    page.keyboard.press("Escape")
+    page.reload()
+    ready(page)
+    assert (
+        page.evaluate("document.querySelectorAll('svg, img[src=x], script:not([src])').length") == 0
+    )
+
+
+def test_files_of_any_name_are_found(
+    task: MakeTask, make_output: MakeOutput, show: Show, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stems = iter(["a#b", "50% off?x=1&y", "plus + space", "quote\"'", "ünï/日本"])
+    put = Store.put_image
+
+    def named(self: Store, one: TaskSpec, data: bytes, *, suffix: str) -> Any:
+        stored = put(self, one, data, suffix=suffix)
+        path = f"images/{next(stems)}.{stored.sha256[:12]}.png"
+        target = Path(self.url, path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        Path(self.url, stored.path).rename(target)
+        return StoredImage(path=path, sha256=stored.sha256, size=stored.size)
+
+    monkeypatch.setattr(Store, "put_image", named)
+    sizes = [(32, seed) for seed in range(4)] + [(320, 4)]
+    output = make_output([task(prompt="a", seed=seed, width=w, height=w) for w, seed in sizes])
+    page = show(output, "#x=&y=")
+    page.wait_for_function(
+        "() => [...document.querySelectorAll('.tile img')].filter(i => i.naturalWidth).length === 5"
+    )
+    shown = page.locator(".tile img").evaluate_all("all => all.map(one => one.naturalWidth)")
+    assert sorted(shown) == [32, 32, 32, 32, 256]  # the large one by its thumbnail
+
+
+def test_a_phone_has_room_for_it(shapes: str, show: Show) -> None:
+    page = show(shapes)
+    page.set_viewport_size({"width": 360, "height": 640})
+    page.reload()
+    ready(page)
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
+    assert heads(page)[:2] == ["4", "1"]
+    page.click("#open-layout")
+    page.select_option("#axis-x", "seed")
+    page.locator(".tile").first.click()
+    box = page.locator("#zoom").bounding_box()
+    assert box is not None
+    assert box["width"] == 360
+
+
+def test_labels_stay_in_view(make_output: MakeOutput, task: MakeTask, show: Show) -> None:
+    tasks = [
+        task(prompt="a", seed=seed, guidance_scale=float(cfg))
+        for seed in range(20)
+        for cfg in range(1, 21)
+    ]
+    page = show(make_output(tasks), "#x=seed&y=guidance_scale&size=96")
+    shown = cells(page)
+    assert shown < 300  # of 400: only what is near the view is in the document
+    page.evaluate("document.getElementById('grid').scrollTo(900, 1000)")
+    page.wait_for_function("() => document.querySelector('.label.side span').textContent !== '1'")
+    grid_box = page.locator("#grid").bounding_box()
+    assert grid_box is not None
+    tops = page.locator(".label.head").evaluate_all(
+        "all => all.map(l => l.getBoundingClientRect())"
+    )
+    lefts = page.locator(".label.side").evaluate_all(
+        "all => all.map(l => l.getBoundingClientRect())"
+    )
+    assert {grid_box["y"] <= box["top"] < grid_box["y"] + 60 for box in tops} == {True}
+    assert {box["left"] >= grid_box["x"] for box in lefts} == {True}
+    assert "14" in heads(page)
