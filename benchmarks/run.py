@@ -20,7 +20,15 @@ from pathlib import Path
 import psutil
 
 HERE = Path(__file__).resolve().parent
-SCRIPTS = ("startup", "plan_grid", "catalog", "engine_overhead", "looks", "explorer")
+SCRIPTS = (
+    "startup",
+    "plan_grid",
+    "catalog",
+    "engine_overhead",
+    "looks",
+    "explorer",
+    "sprite_model",
+)
 LIBRARIES = ("torch", "diffusers", "ray", "pyarrow", "duckdb", "pillow")
 
 

@@ -1,4 +1,4 @@
-"""The recipe's commands: ``python -m sprites data|autoencoder|encode|denoiser|export|evaluate``."""
+"""The recipe's commands, in the order of ``sprites/README.md``: ``python -m sprites COMMAND``."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from sprites import autoencoder, data, denoiser, evaluate, export, networks, tokens
+from sprites.catalogue import STYLES
 from sprites.files import write_json
 from sprites.training import Budget
 
@@ -17,7 +18,7 @@ HERE = Path(__file__).parent
 log = logging.getLogger("sprites")
 
 MODEL = HERE.parent / "farm" / "render" / "builtin" / "sprites"
-SHEET = HERE.parent / "docs" / "images" / "sprites-sheet.jpg"
+SHEETS = HERE.parent / "docs" / "images"
 
 
 def main() -> None:
@@ -35,37 +36,66 @@ def _data(arguments: argparse.Namespace) -> None:
 
 def _autoencoder(arguments: argparse.Namespace) -> None:
     masters = data.load(arguments.work)
-    checkpoint = "autoencoder.pt" if arguments.part == "both" else "decoder.pt"
-    if arguments.init_from:
-        model = networks.load_pipeline(arguments.init_from).vae
-    elif arguments.part == "decoder":
-        model = autoencoder.load_trained(arguments.work)
-    else:
-        model = networks.new_autoencoder()
+    start = _start(arguments)
+    model = start.vae if start else networks.new_autoencoder()
     result = autoencoder.train_autoencoder(
         masters,
-        Budget(arguments.minutes, arguments.seed, arguments.work / checkpoint),
+        Budget(arguments.minutes, arguments.seed, arguments.work / "autoencoder.pt"),
         model,
         lr=arguments.lr or 2e-3,
-        part=arguments.part,
+        subjects=arguments.subjects,
+    )
+    log.info("%s; PSNR %s", result, autoencoder.psnr(masters, model.eval(), arguments.seed))
+
+
+def _redraw(arguments: argparse.Namespace) -> None:
+    masters = data.load(arguments.work)
+    tokenizer = tokens.build(masters.subjects.values())
+    text_encoder, unet = denoiser.load_trained(arguments.work, tokenizer)
+    denoiser.redraw(
+        masters,
+        arguments.work,
+        tokenizer=tokenizer,
+        text_encoder=text_encoder,
+        unet=unet,
+        seed=arguments.seed,
+    )
+
+
+def _decoder(arguments: argparse.Namespace) -> None:
+    masters = data.load(arguments.work)
+    start = _start(arguments)
+    model = autoencoder.load_trained(arguments.work, start and start.vae)
+    result = autoencoder.train_decoder(
+        masters,
+        Budget(arguments.minutes, arguments.seed, arguments.work / "decoder.pt"),
+        model,
+        denoiser.read_redrawn(arguments.work),
+        lr=arguments.lr or 1e-3,
+        subjects=arguments.subjects,
     )
     log.info("%s; PSNR %s", result, autoencoder.psnr(masters, model.eval(), arguments.seed))
 
 
 def _encode(arguments: argparse.Namespace) -> None:
     masters = data.load(arguments.work)
-    model = autoencoder.load_trained(arguments.work)
+    start = _start(arguments)
     denoiser.encode(
-        masters, model, arguments.work, variants=arguments.variants, seed=arguments.seed
+        masters,
+        autoencoder.load_trained(arguments.work, start and start.vae),
+        arguments.work,
+        subjects=arguments.subjects,
+        variants=arguments.variants,
+        seed=arguments.seed,
     )
 
 
 def _denoiser(arguments: argparse.Namespace) -> None:
     masters = data.load(arguments.work)
     tokenizer = tokens.build(masters.subjects.values())
-    if arguments.init_from:
-        pipeline = networks.load_pipeline(arguments.init_from)
-        text_encoder, unet = pipeline.text_encoder, pipeline.unet
+    start = _start(arguments)
+    if start:
+        text_encoder, unet = start.text_encoder, start.unet
     else:
         text_encoder, unet = networks.new_text_encoder(tokenizer), networks.new_denoiser()
     result = denoiser.train_denoiser(
@@ -75,7 +105,6 @@ def _denoiser(arguments: argparse.Namespace) -> None:
         tokenizer=tokenizer,
         text_encoder=text_encoder,
         unet=unet,
-        subjects=arguments.subjects,
         lr=arguments.lr or 2e-3,
     )
     log.info("%s", result)
@@ -85,12 +114,13 @@ def _export(arguments: argparse.Namespace) -> None:
     masters = data.load(arguments.work)
     tokenizer = tokens.build(masters.subjects.values())
     text_encoder, unet = denoiser.load_trained(arguments.work, tokenizer)
+    start = _start(arguments)
     size = export.export(
         arguments.model,
         tokenizer=tokenizer,
         text_encoder=text_encoder,
         denoiser=unet,
-        autoencoder=autoencoder.load_trained(arguments.work),
+        autoencoder=autoencoder.load_trained(arguments.work, start and start.vae),
         deviation=denoiser.read_latents(arguments.work)[2],
     )
     log.info("%s: %.1f MB", arguments.model, size / 1e6)
@@ -100,13 +130,22 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     masters = data.load(arguments.work)
     result = evaluate.evaluate(
         masters,
+        data.load(arguments.work, "strangers"),
         arguments.model,
         subjects=arguments.subjects,
         count=arguments.count,
         seed=arguments.seed,
     )
     write_json(arguments.model / "evaluation.json", result)
-    evaluate.sheet(masters, arguments.model, arguments.sheet)
+    shots = evaluate.sheet_shots(list(masters.subjects))
+    evaluate.sheet(arguments.model, shots, arguments.sheets / "sprites-sheet.jpg", columns=10)
+    known = arguments.sheets / "sprites-known.jpg"
+    evaluate.sheet(arguments.model, evaluate.known_shots(), known, columns=2 * len(STYLES))
+
+
+def _start(arguments: argparse.Namespace) -> networks.Pipeline | None:
+    """The model folder that a training without checkpoints goes on from, if one was named."""
+    return networks.load_pipeline(arguments.init_from) if arguments.init_from else None
 
 
 _COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
@@ -114,6 +153,8 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "autoencoder": _autoencoder,
     "encode": _encode,
     "denoiser": _denoiser,
+    "redraw": _redraw,
+    "decoder": _decoder,
     "export": _export,
     "evaluate": _evaluate,
 }
@@ -127,26 +168,28 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--work", type=Path, default=HERE / "work", help="the work folder")
         command.add_argument("--seed", type=int, default=0)
         command.add_argument("--threads", type=int, default=torch.get_num_threads())
-    for name in ("denoiser", "evaluate"):
+    for name in ("autoencoder", "encode", "decoder", "evaluate"):
         made[name].add_argument(
             "--subjects", type=int, default=32, help="how many of the catalogue, from its head"
         )
-    for name in ("autoencoder", "denoiser"):
+    for name in ("autoencoder", "denoiser", "decoder"):
         made[name].add_argument(
             "--minutes", type=float, required=True, help="of training in all, resumed runs included"
         )
         made[name].add_argument("--lr", type=float, help="the highest learning rate")
+    for name in ("autoencoder", "encode", "denoiser", "decoder", "export"):
         made[name].add_argument(
             "--init-from", type=Path, help="a model folder to start from without a checkpoint"
         )
-    made["autoencoder"].add_argument("--part", choices=("both", "decoder"), default="both")
     made["encode"].add_argument(
         "--variants", type=int, default=12, help="shots a subject and style"
     )
     for name in ("export", "evaluate"):
         made[name].add_argument("--model", type=Path, default=MODEL, help="the model folder")
     made["evaluate"].add_argument("--count", type=int, default=128, help="pictures to score")
-    made["evaluate"].add_argument("--sheet", type=Path, default=SHEET)
+    made["evaluate"].add_argument(
+        "--sheets", type=Path, default=SHEETS, help="the folder for the two sheets"
+    )
     return parser
 
 

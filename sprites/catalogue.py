@@ -55,6 +55,10 @@ COLOURS: Mapping[str, float] = {
 }
 """Colour words and the hue, in degrees of the HSV circle, that each one means."""
 
+THING_GROUPS = frozenset([0, 3, 4, 5, 6, 7])
+"""Emojibase's numbers of the groups that show things: smileys and hearts, animals and plants, food,
+places and vehicles, activities, objects. People, symbols and flags are left out."""
+
 HELD_OUT_ONE_IN = 10
 
 COLOURED_SHARE = 0.5
@@ -387,6 +391,22 @@ def read_subjects(emoji: Iterable[Mapping[str, Any]]) -> list[Subject]:
         name, *aliases = names.split(", ") if names else [label]
         subjects.append(Subject(name, codes[label], tuple(aliases)))
     return subjects
+
+
+def read_strangers(
+    emoji: Iterable[Mapping[str, Any]], subjects: Iterable[Subject]
+) -> list[Subject]:
+    """All things of emojibase's ``data.json`` that are not among ``subjects``.
+
+    Their names end in the code points: some labels are a subject's name for another emoji.
+    """
+    known = {subject.code for subject in subjects}
+    codes = {
+        str(entry["hexcode"]).lower(): str(entry["label"]).lower()
+        for entry in emoji
+        if entry.get("group") in THING_GROUPS
+    }
+    return [Subject(f"{label} {code}", code) for code, label in codes.items() if code not in known]
 
 
 def is_held_out(subject: str, colour: str | None, background: str) -> bool:

@@ -2,7 +2,10 @@
 
 The sources are four npm packages, pinned by version; ``npm pack`` fetches and verifies them. The
 result in the work folder is ``masters.npy``, ``uint8 [masters, 128, 128, 4]``, and
-``masters.json``, which names each master's subject and source and holds the list of subjects.
+``masters.json``, which names each master's subject and source and holds the list of subjects:
+those of the catalogue. ``strangers.npy`` and ``strangers.json`` hold, in the same form, all other
+emoji that show things; nothing is taught from them, but a picture that the model drew must be told
+apart from them too.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ import json
 import logging
 import subprocess
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +23,16 @@ from typing import Any
 import numpy as np
 from resvg_py import svg_to_bytes
 
-from sprites.catalogue import PIXEL_ART, SOURCES, STYLES, Shot, Source, Subject, read_subjects
+from sprites.catalogue import (
+    PIXEL_ART,
+    SOURCES,
+    STYLES,
+    Shot,
+    Source,
+    Subject,
+    read_strangers,
+    read_subjects,
+)
 from sprites.files import write_array, write_json
 from sprites.pictures import Bytes, draw, read_master
 
@@ -78,13 +90,23 @@ class Masters:
 def prepare(work: Path) -> Masters:
     """Fetch the packages into ``work`` and write its masters."""
     roots = {role: fetch(package, work / "npm") for role, package in PACKAGES.items()}
-    names = roots["names"]
-    subjects = read_subjects(json.loads((names / "en/data.json").read_text("utf-8")))
+    emoji = json.loads((roots["names"] / "en/data.json").read_text("utf-8"))
+    subjects = read_subjects(emoji)
     readers: dict[Source, Callable[[str], bytes | None]] = {
         "3d render": _folder_reader(roots["3d render"] / "assets"),
         "flat icon": _iconify_reader(roots["flat icon"]),
         "cartoon": _iconify_reader(roots["cartoon"]),
     }
+    masters = _rasterise(subjects, readers)
+    _write(masters, work, "masters")
+    _write(_rasterise(read_strangers(emoji, subjects), readers), work, "strangers")
+    return masters
+
+
+def _rasterise(
+    subjects: Iterable[Subject], readers: Mapping[Source, Callable[[str], bytes | None]]
+) -> Masters:
+    """The subjects that every source has, each name once."""
     kept: dict[str, Subject] = {}
     keys: list[tuple[str, str]] = []
     pixels: list[Bytes] = []
@@ -99,32 +121,37 @@ def prepare(work: Path) -> Masters:
             assert data is not None
             keys.append((subject.name, source))
             pixels.append(read_master(data))
-    masters = Masters(kept, keys, np.stack(pixels))
-    write_array(work / "masters.npy", masters.pixels)
+    return Masters(kept, keys, np.stack(pixels))
+
+
+def _write(masters: Masters, work: Path, name: str) -> None:
+    write_array(work / f"{name}.npy", masters.pixels)
     write_json(
-        work / "masters.json",
-        {"subjects": [asdict(subject) for subject in kept.values()], "keys": keys},
+        work / f"{name}.json",
+        {
+            "subjects": [asdict(subject) for subject in masters.subjects.values()],
+            "keys": masters.keys,
+        },
     )
-    log.info("%d subjects, %d masters", len(kept), len(keys))
-    return masters
+    log.info("%s: %d subjects, %d drawings", name, len(masters.subjects), len(masters.keys))
 
 
-def load(work: Path) -> Masters:
-    """Read what :func:`prepare` wrote.
+def load(work: Path, name: str = "masters") -> Masters:
+    """Read what :func:`prepare` wrote: ``masters`` or ``strangers``.
 
     Raises:
         FileNotFoundError: when the data were not prepared.
     """
-    if not (work / "masters.json").exists():
-        message = f"no masters in {work}; run `python -m sprites data --work {work}` first"
+    if not (work / f"{name}.json").exists():
+        message = f"no {name} in {work}; run `python -m sprites data --work {work}` first"
         raise FileNotFoundError(message)
-    index: dict[str, Any] = json.loads((work / "masters.json").read_text("utf-8"))
+    index: dict[str, Any] = json.loads((work / f"{name}.json").read_text("utf-8"))
     subjects = {
         entry["name"]: Subject(entry["name"], entry["code"], tuple(entry["aliases"]))
         for entry in index["subjects"]
     }
     keys = [(name, source) for name, source in index["keys"]]
-    return Masters(subjects, keys, np.load(work / "masters.npy"))
+    return Masters(subjects, keys, np.load(work / f"{name}.npy"))
 
 
 def fetch(package: Package, folder: Path) -> Path:

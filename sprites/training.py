@@ -99,7 +99,9 @@ class Workers:
             return {name: value.item() for name, value in losses.items()}
 
         found = self.map(run, parts)
-        return {name: sum(losses[name] for losses in found) / len(parts) for name in found[0]}
+        names = dict.fromkeys(name for losses in found for name in losses)
+        values = {name: [losses[name] for losses in found if name in losses] for name in names}
+        return {name: sum(some) / len(some) for name, some in values.items()}
 
 
 class Muon(torch.optim.Optimizer):

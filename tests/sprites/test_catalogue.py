@@ -14,6 +14,7 @@ from sprites.catalogue import (
     draw_shot,
     is_held_out,
     plain_caption,
+    read_strangers,
     read_subjects,
     with_article,
 )
@@ -85,3 +86,13 @@ def test_subjects_are_named_for_games_and_unique() -> None:
     assert {"sword", "shield", "potion", "gem", "dragon", "castle", "treasure"} <= (
         set(names) | {alias for subject in subjects for alias in subject.aliases}
     )
+
+
+def test_strangers_are_the_other_things_under_names_of_their_own() -> None:
+    emoji = [
+        {"label": "dragon", "hexcode": "1F409", "group": 3},
+        {"label": "Ship", "hexcode": "1F6A2", "group": 5},
+        {"label": "flag: Peru", "hexcode": "1F1F5-1F1EA", "group": 9},
+        {"label": "regional indicator A", "hexcode": "1F1E6"},
+    ]
+    assert read_strangers(emoji, [DRAGON]) == [Subject("ship 1f6a2", "1f6a2")]

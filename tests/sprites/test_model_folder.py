@@ -1,6 +1,9 @@
 """The folder in the repository is what the recipe makes and what diffusers loads."""
 
 import json
+import subprocess
+import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -16,6 +19,30 @@ pytestmark = [pytest.mark.model, pytest.mark.xdist_group("model")]
 
 def test_it_is_small_enough_for_the_repository() -> None:
     assert sum(path.stat().st_size for path in MODEL.rglob("*") if path.is_file()) < LIMIT_BYTES
+
+
+def test_a_wheel_carries_it_whole(tmp_path: Path) -> None:
+    root = Path(__file__).resolve().parents[2]
+    built = subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", tmp_path],
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert built.returncode == 0, built.stderr
+    [wheel] = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        packed = {
+            name: archive.read(name)
+            for name in archive.namelist()
+            if name.startswith(f"{MODEL.relative_to(root).as_posix()}/")
+        }
+    assert packed == {
+        path.relative_to(root).as_posix(): path.read_bytes()
+        for path in MODEL.rglob("*")
+        if path.is_file()
+    }
 
 
 def test_its_words_are_the_catalogues() -> None:
