@@ -11,6 +11,7 @@ import torch
 
 from sprites import autoencoder, data, denoiser, evaluate, export, networks, tokens
 from sprites.catalogue import STYLES
+from sprites.evaluate import Score
 from sprites.files import write_json
 from sprites.training import Budget
 
@@ -137,6 +138,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         seed=arguments.seed,
     )
     write_json(arguments.model / "evaluation.json", result)
+    print(evaluate.table({name: Score(**found) for name, found in result["scores"].items()}))
     shots = evaluate.sheet_shots(list(masters.subjects))
     evaluate.sheet(arguments.model, shots, arguments.sheets / "sprites-sheet.jpg", columns=10)
     known = arguments.sheets / "sprites-known.jpg"

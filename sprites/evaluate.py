@@ -7,9 +7,10 @@ number for the model means little where the measure itself fails on the truth.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -231,7 +232,7 @@ def evaluate(
     subjects: int,
     count: int,
     seed: int = 0,
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """All numbers of the model card, as plain JSON values.
 
     ``count`` pictures are asked for, of the first ``subjects`` of the catalogue, those that were
@@ -287,6 +288,19 @@ def evaluate(
         "seconds a picture": seconds / count,
         "scores": {name: asdict(found) for name, found in scores.items()},
     }
+
+
+def table(scores: Mapping[str, Score]) -> str:
+    """The scores as the model card's Markdown table, shares in per cent."""
+
+    def cell(share: float | None) -> str:
+        return "-" if share is None else f"{share:.0%}".replace("%", " %")
+
+    lines = ["| | pictures | background | colour | top 1 | top 5 |", "| --- |" + " ---: |" * 5]
+    for name, found in scores.items():
+        shares = (found.background, found.colour, found.top_1, found.top_5)
+        lines.append(f"| {name} | {found.pictures} | {' | '.join(map(cell, shares))} |")
+    return "\n".join(lines)
 
 
 @torch.no_grad()

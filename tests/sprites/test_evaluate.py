@@ -10,10 +10,12 @@ from sprites.evaluate import (
     KNOWN_SUBJECTS,
     SHEET_SUBJECTS,
     Gallery,
+    Score,
     known_shots,
     random_shots,
     score,
     sheet_shots,
+    table,
 )
 
 Boxes = dict[str, tuple[int, int, int, int]]
@@ -85,3 +87,8 @@ def test_the_sheets_are_fixed_and_show_what_they_say() -> None:
     plain = known_shots()
     assert len(plain) == 4 * len(KNOWN_SUBJECTS) == 64
     assert {(shot.colour, shot.background) for shot in plain} == {(None, "white")}
+
+
+def test_the_table_is_what_the_card_shows() -> None:
+    scores = {"the model": Score(8, background=1.0, colour=None, top_1=0.25, top_5=0.9375)}
+    assert table(scores).splitlines()[2:] == ["| the model | 8 | 100 % | - | 25 % | 94 % |"]
