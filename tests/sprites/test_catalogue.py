@@ -1,4 +1,5 @@
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -89,7 +90,7 @@ def test_subjects_are_named_for_games_and_unique() -> None:
 
 
 def test_strangers_are_the_other_things_under_names_of_their_own() -> None:
-    emoji = [
+    emoji: list[dict[str, Any]] = [
         {"label": "dragon", "hexcode": "1F409", "group": 3},
         {"label": "Ship", "hexcode": "1F6A2", "group": 5},
         {"label": "flag: Peru", "hexcode": "1F1F5-1F1EA", "group": 9},
