@@ -36,6 +36,7 @@ from farm.manifest import job_schema, load, matrix_schema
 from farm.planner import Plan
 from farm.store import layout
 from farm.store.catalog import COLUMNS, SCHEMA
+from farm.store.votes import CHOICES
 from farm.task import DIGEST_BYTES, FIELDS, FailureKind, FieldInfo
 from farm.view.summary import Estimate
 
@@ -323,6 +324,14 @@ def catalog_columns() -> str:
     return table(("column", "type", "meaning"), rows)
 
 
+def choice_columns() -> str:
+    """Return the table of the columns that votes add."""
+    rows = (
+        (code(field.name), str(field.type), field.metadata[b"doc"].decode()) for field in CHOICES
+    )
+    return table(("column", "type", "meaning"), rows)
+
+
 # --- for programs -------------------------------------------------------------------------------
 
 
@@ -431,6 +440,7 @@ def _subclasses(kind: type[FarmError]) -> Iterator[type[FarmError]]:
 REGIONS: Mapping[str, Callable[[], str]] = {
     "axis-forms": axis_forms,
     "catalog-columns": catalog_columns,
+    "choice-columns": choice_columns,
     "command-list": command_list,
     "commands": commands,
     "common-options": common_options,

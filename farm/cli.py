@@ -286,6 +286,23 @@ def gallery(
     print(made.index)
 
 
+@app.command()
+def rank(
+    output: Output,
+    *,
+    by: Annotated[str, typer.Option("--by", help="The setting to rank, such as sampler.")],
+    as_json: AsJson = False,
+) -> None:
+    """Rank the values of a setting by the blind comparisons that people made."""
+    from farm.view import ranking
+
+    found = ranking.rank(output, by=by)
+    if as_json:
+        _print_json(found.to_json())
+    else:
+        ranking.print_ranking(found)
+
+
 # --- the store ----------------------------------------------------------------------------------
 
 

@@ -28,6 +28,7 @@ from farm.grid import TaskSpace
 from farm.manifest.job import VAR_PREFIX, Job
 from farm.store import Store
 from farm.store.catalog import SCHEMA
+from farm.store.votes import CHOICES
 from farm.task import FIELDS, IDENTITY_TAG, Scalar, format_task_id
 from farm.view.query import read_catalog
 
@@ -53,9 +54,6 @@ Kind: TypeAlias = Literal["level", "number", "time", "text", "set"]
 number, milliseconds since 1970. `text`: a text or None. `set`: a list of codes a row."""
 Group: TypeAlias = Literal["variable", "setting", "choice", "fact"]
 """`choice` is what people said about an image: stars, tags, comparisons."""
-
-CHOICES: Final = ("rating", "favorite", "rejected", "tags", "notes", "wins", "comparisons")
-"""The catalog's columns that are made of votes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -243,7 +241,7 @@ def _short(digests: Sequence[str]) -> tuple[str, ...]:
 
 
 def _versions(catalog: pa.Table) -> tuple[int, ...]:
-    telling = ("part", "status", "image_path", *CHOICES)
+    telling = ("part", "status", "image_path", *CHOICES.names)
     columns = [catalog[name].to_pylist() for name in telling if name in catalog.column_names]
     return tuple(
         hash(tuple(tuple(value) if isinstance(value, list) else value for value in row))
@@ -271,7 +269,7 @@ def _columns(catalog: pa.Table, space: TaskSpace | None) -> Iterator[PageColumn]
 def _group(name: str) -> Group:
     if name.startswith(VAR_PREFIX):
         return "variable"
-    if name in CHOICES:
+    if name in CHOICES.names:
         return "choice"
     return "setting" if name in FIELDS else "fact"
 
@@ -282,8 +280,12 @@ def _doc(name: str) -> str:
     if name in FIELDS:
         return FIELDS[name].doc
     if name in SCHEMA.names:
-        return str((SCHEMA.field(name).metadata or {}).get(b"doc", b"").decode())
-    return ""
+        return _doc_of(SCHEMA.field(name))
+    return _doc_of(CHOICES.field(name)) if name in CHOICES.names else ""
+
+
+def _doc_of(field: Any) -> str:  # noqa: ANN401 - Arrow
+    return str((field.metadata or {}).get(b"doc", b"").decode())
 
 
 def _coded(name: str, column: Any, space: TaskSpace | None) -> tuple[Kind, tuple[Any, ...], Any]:  # noqa: ANN401 - Arrow

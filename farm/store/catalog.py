@@ -16,12 +16,12 @@ Arrow is tamed in this module: the rest of the room sees `Part`s, arrays and tab
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from operator import attrgetter
 from types import MappingProxyType
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -277,8 +277,8 @@ _ATTEMPTS = 20
 _THREADS = 8
 
 
-def list_parts(files: Files) -> tuple[str, ...]:
-    """Return the names of all files in the catalog, sorted.
+def list_parts(files: Files, folder: str = layout.CATALOG) -> tuple[str, ...]:
+    """Return the names of all files in the catalog, or another folder of parts, sorted.
 
     A listing that overlaps a compaction may miss both the old part and the new one, because entries
     come and go while it walks. So two listings are made until the second has all of the first:
@@ -287,53 +287,104 @@ def list_parts(files: Files) -> tuple[str, ...]:
     """
     before: set[str] | None = None
     for _ in range(_ATTEMPTS):
-        names = {entry.name for entry in files.scan(layout.CATALOG)}
+        names = {entry.name for entry in files.scan(folder)}
         if before is not None and before <= names:
             return tuple(sorted(names))
         before = names
-    raise StoreError("the catalog changes faster than it can be listed", where=files.url)
+    raise StoreError(f"{folder}/ changes faster than it can be listed", where=files.url)
 
 
-def read_catalog(files: Files, columns: Sequence[str] | None = None, *, mark: str = "") -> Reading:
+def read_catalog(
+    files: Files,
+    columns: Sequence[str] | None = None,
+    *,
+    mark: str = "",
+    held: MutableMapping[str, Part] | None = None,
+) -> Reading:
     """Return every part whose name holds `mark`, with the given columns (default: all).
 
     Files that are no parts are named in the reading, never skipped in silence.
 
+    Args:
+        files: the output.
+        columns: columns to read.
+        mark: what the names of the parts have in common.
+        held: parts that were read before with the same columns, by name. A part never changes, so
+            these are not read again; those that are read now are added, those that went removed.
+
     Raises:
         StoreError: the store cannot be read.
     """
+    known = {} if held is None else held
+
+    def read(name: str, data: bytes) -> Part:
+        return read_part(name, data, columns)
+
+    found, broken = read_folder(files, layout.CATALOG, read, mark=mark, held=known)
+    return Reading(
+        parts=tuple(found),
+        broken=MappingProxyType({name: f"{name}: {why}" for name, why in broken.items()}),
+        damaged=tuple(name for name, why in broken.items() if isinstance(why, DamagedPartError)),
+    )
+
+
+Read = TypeVar("Read")
+
+
+def read_folder(
+    files: Files,
+    folder: str,
+    read: Callable[[str, bytes], Read],
+    *,
+    mark: str = "",
+    held: MutableMapping[str, Read] | None = None,
+) -> tuple[list[Read], dict[str, UnreadablePartError]]:
+    """Return what `read` makes of each part of a folder, and the files that it cannot use.
+
+    Raises:
+        StoreError: the store cannot be read.
+    """
+    known = {} if held is None else held
     for _ in range(_ATTEMPTS):
-        names = [name for name in list_parts(files) if mark in name]
+        # No reader of folders takes hidden files for data, so systems may leave theirs here.
+        names = [
+            name
+            for name in list_parts(files, folder)
+            if mark in name and not name.rpartition("/")[2].startswith((".", "_"))
+        ]
         try:
-            return _read_parts(files, names, columns)
+            return _read_parts(files, names, read, known)
         except FileNotFoundError:
             continue  # a compaction retired it meanwhile: its rows are in a part not yet listed
-    raise StoreError("the catalog changes faster than it can be read", where=files.url)
+    raise StoreError(f"{folder}/ changes faster than it can be read", where=files.url)
 
 
-def _read_parts(files: Files, names: Sequence[str], columns: Sequence[str] | None) -> Reading:
-    parts: list[Part] = []
+def _read_parts(
+    files: Files,
+    names: Sequence[str],
+    read: Callable[[str, bytes], Read],
+    held: MutableMapping[str, Read],
+) -> tuple[list[Read], dict[str, UnreadablePartError]]:
     broken: dict[str, UnreadablePartError] = {}
-    # No reader of folders takes hidden files for data, so systems may leave theirs here.
-    seen = [name for name in names if not name.rpartition("/")[2].startswith((".", "_"))]
 
-    def read(name: str) -> Part | UnreadablePartError:
+    def one(name: str) -> Read | UnreadablePartError:
         try:
-            return read_part(name, files.get(name), columns)
+            return held[name] if name in held else read(name, files.get(name))
         except UnreadablePartError as error:
             return error
 
     with ThreadPoolExecutor(_THREADS) as pool:
-        for name, found in zip(seen, pool.map(read, seen), strict=True):
-            if isinstance(found, Part):
-                parts.append(found)
-            else:
-                broken[name] = found
-    return Reading(
-        parts=tuple(parts),
-        broken=MappingProxyType({name: f"{name}: {why}" for name, why in broken.items()}),
-        damaged=tuple(name for name, why in broken.items() if isinstance(why, DamagedPartError)),
-    )
+        found = dict(zip(names, pool.map(one, names), strict=True))
+    for name in held.keys() - found.keys():
+        del held[name]
+    parts: list[Read] = []
+    for name, part in found.items():
+        if isinstance(part, UnreadablePartError):
+            broken[name] = part
+        else:
+            held[name] = part
+            parts.append(part)
+    return parts, broken
 
 
 def read_part(name: str, data: bytes, columns: Sequence[str] | None = None) -> Part:

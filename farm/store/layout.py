@@ -4,6 +4,7 @@
 job.yaml                    the resolved job of the last submit
 images/...                  images; a name holds a digest of its bytes and is never reused
 catalog/*.parquet           the parts, and nothing else: `pd.read_parquet("<output>/catalog")`
+ratings/*.parquet           what people voted, in parts of their own
 retired/*.parquet           parts that a compacted one replaced, kept for slow readers
 control/runs/<number>       one file a run, created once
 control/jobs/<job>-<digest>.yaml   every resolved job that was ever submitted here
@@ -25,6 +26,7 @@ import re
 JOB = "job.yaml"
 IMAGES = "images"
 CATALOG = "catalog"
+RATINGS = "ratings"
 RETIRED = "retired"
 CONTROL = "control"
 TMP = "tmp"
@@ -79,6 +81,11 @@ def is_snapshot(name: str) -> bool:
 def rebuilt_file(*, token: str, index: int) -> str:
     """Return the name of the `index`-th part of one rebuild."""
     return f"{CATALOG}/rebuilt-{token}-{index:04d}{PART_SUFFIX}"
+
+
+def votes_file(*, rater: str, token: str) -> str:
+    """Return the name of one part of votes."""
+    return f"{RATINGS}/votes-{slug(rater)}-{token}{PART_SUFFIX}"
 
 
 def schema_file(version: int) -> str:

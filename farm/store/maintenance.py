@@ -1,7 +1,7 @@
 """Proving, tidying and repairing a store, while others write to it.
 
 - `verify` proves the promise of the commit protocol: a rendered row has its image, bit by bit.
-- `compact` replaces many small parts by few large ones. The new part is durable in the catalog
+- `compact` replaces many small parts by few large ones, those of votes too. The new part is durable
   before any old one retires, so a crash at any point leaves rows twice, never none, and the winner
   rule makes twice harmless. Only a reader that does not apply the rule can see the copies.
 - `gc` deletes what nothing names, once it is older than a grace period. It deletes no image that
@@ -33,6 +33,7 @@ from farm.store.files import Entry, Files
 from farm.store.looks import measure_looks
 from farm.store.metadata import RECORD, read_metadata, read_pixels
 from farm.store.row import Row, StoredImage, from_record, with_looks
+from farm.store.votes import compact_votes, read_votes
 from farm.task import parse_task_id
 
 Progress: TypeAlias = Callable[[int, int], None]
@@ -72,6 +73,8 @@ class VerifyReport(Report):
     parts: int
     images: int
     """Files below `images/`."""
+    votes: int
+    """Votes that people cast, those that later ones replaced included."""
     hashed: bool
     """Whether the bytes of every image were compared, or only their number."""
     problems: tuple[str, ...]
@@ -96,6 +99,8 @@ class VerifyReport(Report):
                 f"{_count(self.parts, 'part')}, {_count(self.images, 'image')}, {how}"
             )
         ]
+        if self.votes:
+            lines.append(f"{_count(self.votes, 'vote')}")
         lines += _shown("problem: ", self.problems)
         if self.orphans:
             lines.append(
@@ -117,6 +122,9 @@ class CompactReport(Report):
     parts_after: int
     bytes_before: int
     bytes_after: int
+    vote_parts_before: int
+    vote_parts_after: int
+    """All votes are kept, in fewer parts."""
     warnings: tuple[str, ...]
     """Files that could not be read, and were left alone."""
 
@@ -128,6 +136,9 @@ class CompactReport(Report):
                 f"{self.parts_after:,} of {_size(self.bytes_after)} now"
             )
         ]
+        if self.vote_parts_before:
+            parts = _count(self.vote_parts_before, "part")
+            lines.append(f"votes: {parts} before, {self.vote_parts_after:,} now")
         return "\n".join(lines + _shown("warning: ", self.warnings))
 
 
@@ -199,7 +210,8 @@ def verify(files: Files, *, quick: bool = False, progress: Progress | None = Non
     names, sizes, _ = _list_images(files)
     table = catalog.winning_table(reading, columns)
     rendered = table.filter(pa.array(catalog.is_rendered(table)))
-    problems = list(reading.warnings)
+    ballot = read_votes(files)
+    problems = [*reading.warnings, *ballot.broken.values()]
     if rendered.num_rows and not files.exists(layout.JOB):
         problems.append(f"{layout.JOB} is missing: the job of these images is not known")
 
@@ -233,6 +245,7 @@ def verify(files: Files, *, quick: bool = False, progress: Progress | None = Non
         rows=sum(part.table.num_rows for part in reading.parts),
         parts=_count_parts(reading),
         images=len(names),
+        votes=ballot.cast,
         hashed=not quick,
         problems=tuple(problems),
         orphans=tuple(orphans.to_pylist()),
@@ -291,6 +304,7 @@ def _compact(files: Files, rows_per_part: int) -> CompactReport:
             files.move(name, layout.retired_file(name))
     left = set(catalog.list_parts(files))
     parts = [part for part in before.parts if part.name in left and part.table.num_rows]
+    votes_before, votes_after = compact_votes(files)
     wins = catalog.winners(catalog.keys_of(parts))
     report = CompactReport(
         output=files.url,
@@ -300,6 +314,8 @@ def _compact(files: Files, rows_per_part: int) -> CompactReport:
         parts_after=len(parts),
         bytes_before=sum(part.size for part in before.parts if part.table.num_rows),
         bytes_after=sum(part.size for part in parts),
+        vote_parts_before=votes_before,
+        vote_parts_after=votes_after,
         warnings=before.warnings,
     )
     if wins.all() and (len(parts) <= 1 or all(map(layout.is_snapshot, (p.name for p in parts)))):

@@ -26,7 +26,7 @@ from farm.store.row import Row, StoredImage
 from farm.task import DIGEST_BYTES, TaskSpec, parse_task_id
 
 if TYPE_CHECKING:
-    from farm.store import catalog, maintenance
+    from farm.store import catalog, maintenance, votes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -263,6 +263,35 @@ class Store:
         wanted = catalog.SCHEMA.names if columns is None else list(columns)
         return catalog.winning_table(self._read((*wanted, *catalog.KEY_COLUMNS)), wanted)
 
+    def follow(self) -> Following:
+        """Return a reader for whoever reads the catalog again and again."""
+        return Following(self)
+
+    def _read(self, columns: Sequence[str]) -> catalog.Reading:
+        from farm.store import catalog
+
+        reading = catalog.read_catalog(self._files, columns)
+        self._warnings = reading.warnings
+        return reading
+
+    # --- votes ---
+
+    def vote(self, cast: Sequence[votes.Vote]) -> str:
+        """Keep votes for ever, all or none; return the name of their part.
+
+        Raises:
+            StoreError: nothing was kept, as far as is known; to repeat is always safe.
+        """
+        from farm.store import votes
+
+        return votes.commit_votes(self._files, cast)
+
+    def ballot(self) -> votes.Ballot:
+        """Return the votes that people cast."""
+        from farm.store import votes
+
+        return votes.read_votes(self._files)
+
     # --- maintenance ---
 
     def verify(
@@ -293,12 +322,35 @@ class Store:
 
         return maintenance.rebuild(self._files, progress=progress)
 
-    def _read(self, columns: Sequence[str]) -> catalog.Reading:
+
+class Following:
+    """The catalog of a store, for whoever reads it again and again: what was read stays at hand."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._files = open_files(store.url)
+        self._parts: dict[str, catalog.Part] = {}
+
+    def names(self) -> tuple[str, ...]:
+        """Return the names of all parts of rows and votes: they differ once anything is committed.
+
+        Raises:
+            StoreError: the store cannot be listed.
+        """
+        folders = (layout.CATALOG, layout.RATINGS)
+        return tuple(sorted(entry.name for folder in folders for entry in self._files.scan(folder)))
+
+    def table(self) -> catalog.Table:
+        """Return the winning rows, all columns, reading only the parts that are new.
+
+        Raises:
+            StoreError: the store cannot be read.
+        """
         from farm.store import catalog
 
-        reading = catalog.read_catalog(self._files, columns)
-        self._warnings = reading.warnings
-        return reading
+        columns = catalog.SCHEMA.names
+        reading = catalog.read_catalog(self._files, columns, held=self._parts)
+        return catalog.winning_table(reading, columns)
 
 
 def _unusable(files: Files, error: StoreError | FileNotFoundError) -> OutputError:

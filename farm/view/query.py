@@ -35,6 +35,7 @@ from farm.manifest.job import VAR_PREFIX
 from farm.store import Store
 from farm.store.catalog import SCHEMA
 from farm.store.row import RESULT_FIELDS
+from farm.store.votes import CHOICES, Ballot, choices
 from farm.task import ALIASES, FIELDS
 from farm.view.words import shorten
 
@@ -58,9 +59,10 @@ _IMAGE_FILE = "image_file"
 class Catalog:
     """One row for every task that finished, rendered or failed, in the output at `url`.
 
-    Columns are the catalog schema's, in its order, with two changes: `image_file` (absolute path
-    or URL; null where there is no image) follows `image_path`, and the map `vars` has become one
-    text column `var_<name>` for each template variable, sorted by name, at the end.
+    Columns are the catalog schema's, in its order, with three changes: `image_file` (absolute path
+    or URL; null where there is no image) follows `image_path`, what people voted follows in the
+    columns of `farm.store.votes.CHOICES`, and the map `vars` has become one text column
+    `var_<name>` for each template variable, sorted by name, at the end.
     """
 
     url: str
@@ -93,11 +95,22 @@ def read_catalog(store: Store, *, columns: Iterable[str] | None = None) -> Catal
 
     Files in it that are no use are named in the log.
     """
-    stored = None if columns is None else _stored(columns)
-    table = store.table(stored)
+    wanted = None if columns is None else set(columns)
+    table = store.table(None if wanted is None else _stored(wanted))
     for warning in store.warnings:
         _LOG.warning("left out of the catalog: %s", warning)
+    if wanted is None or wanted.intersection(CHOICES.names):
+        ballot = store.ballot()
+        for warning in ballot.broken.values():
+            _LOG.warning("left out of the votes: %s", warning)
+        return complete(table, url=store.url, ballot=ballot)
     return Catalog(url=store.url, table=widen(_locate_images(table, store.url)))
+
+
+def complete(table: pa.Table, *, url: str, ballot: Ballot) -> Catalog:
+    """Return the catalog of winning rows and votes that were read already."""
+    rated = _add_choices(_locate_images(table, url), ballot)
+    return Catalog(url=url, table=widen(rated))
 
 
 def _stored(columns: Iterable[str]) -> list[str]:
@@ -105,7 +118,18 @@ def _stored(columns: Iterable[str]) -> list[str]:
     sources = {_VARS if name.startswith(VAR_PREFIX) else name for name in columns}
     if _IMAGE_FILE in sources:
         sources.add(_IMAGE_PATH)
+    if sources.intersection(CHOICES.names):
+        sources.add("task_id")
     return [name for name in SCHEMA.names if name in sources]
+
+
+def _add_choices(table: pa.Table, ballot: Ballot) -> pa.Table:
+    """Return `table`, which has `task_id`, with what people voted at its end."""
+    found = choices(ballot.votes)
+    place = pc.index_in(table["task_id"], value_set=found["task_id"].combine_chunks())
+    for field in CHOICES:
+        table = table.append_column(field, found[field.name].take(place))
+    return table
 
 
 def _locate_images(table: pa.Table, url: str) -> pa.Table:
@@ -216,6 +240,8 @@ class _Question:
         variables = {quoted or bare for quoted, bare in _VARIABLE.findall(text)}
         variables |= {VAR_PREFIX + name.removeprefix(VAR_PREFIX) for name in self.columns}
         empty = _locate_images(SCHEMA.empty_table(), "").drop_columns([_VARS])
+        for field in CHOICES:
+            empty = empty.append_column(field, pa.array([], field.type))
         for name in (*sorted(variables), _ANY_VARIABLE):
             empty = empty.append_column(name, pa.array([], pa.string()))
         try:
@@ -347,7 +373,7 @@ _MIN_CELL = 14
 """What a longer text is shortened to when room is scarce."""
 _GAP = "  "
 _SECONDARY = frozenset({"error_kind", "error_message", "image_path", "render_ms"})
-_BOOKKEEPING = frozenset({"task_id", *RESULT_FIELDS, "image_file", "chunk", "part"})
+_BOOKKEEPING = frozenset({"task_id", *CHOICES.names, *RESULT_FIELDS, "image_file", "chunk", "part"})
 _LAST_RANK = 2
 
 
