@@ -26,6 +26,7 @@ SCRIPTS = (
     "catalog",
     "engine_overhead",
     "looks",
+    "sheet",
     "explorer",
     "sprite_model",
 )

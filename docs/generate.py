@@ -32,7 +32,7 @@ from farm.engine.decide import CURABLE
 from farm.engine.events import Event, RunReport
 from farm.errors import ExitCode, FarmError
 from farm.grid import expand
-from farm.manifest import job_schema, load, matrix_schema
+from farm.manifest import SheetSettings, job_schema, load, matrix_schema
 from farm.planner import Plan
 from farm.store import layout
 from farm.store.catalog import COLUMNS, SCHEMA
@@ -214,11 +214,21 @@ def _job_key_rows(properties: Mapping[str, Any], definitions: Mapping[str, Any])
         text = schema.get("description") or definitions[name]["description"]
         text += "" if text.endswith(".") else "."
         inner = schema.get("properties", {}) if name != "defaults" else {}
+        if name == "sheets":
+            inner = definitions["sheet"]["properties"]
         if inner:
             text += f" Keys: {', '.join(map(code, inner))}."
         if "default" in schema:
             text += f" Default: {code(schema['default'])}."
         yield code(name), text
+
+
+def sheet_keys() -> str:
+    """Return the table of what may describe a contact sheet."""
+    return table(
+        ("key", "meaning"),
+        ((code(entry.name), entry.metadata["doc"]) for entry in dataclasses.fields(SheetSettings)),
+    )
 
 
 def task_fields() -> str:
@@ -448,6 +458,7 @@ REGIONS: Mapping[str, Callable[[], str]] = {
     "exit-codes": exit_codes,
     "failure-kinds": failure_kinds,
     "job-keys": job_keys,
+    "sheet-keys": sheet_keys,
     "json-events": json_events,
     "json-plan": json_plan,
     "json-report": json_report,

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from farm import grid, manifest, planner, samplers
-from farm.errors import InputError, ManifestError, OutputError, Problem
+from farm.errors import FarmError, InputError, ManifestError, OutputError, Problem
 from farm.manifest import Job
 from farm.task import Scalar
 
@@ -123,6 +123,8 @@ def submit(
 
     Ctrl-C and SIGTERM (in the main thread) stop after the batch in flight and commit what is
     finished; a second one stops at once. Failed tasks are rows of the catalog, not exceptions.
+    At the end, the sheets that the job lists are made; one that cannot be made is told of as an
+    event, and changes nothing else.
 
     Raises:
         InputError: the matrix is larger than the job's `max_tasks` and `consent` is false.
@@ -176,7 +178,27 @@ def submit(
             if isinstance(event, engine.RunFinished):
                 report = event.report
     assert report is not None, "the last event of a run carries its report"
+    _make_sheets(job, report, tell=tell)
     return report
+
+
+def _make_sheets(job: Job, report: RunReport, *, tell: EventReader) -> None:
+    """Make the sheets that a job lists, unless its run was interrupted; tell of each."""
+    if report.interrupted or not job.sheets:
+        return
+    from farm.engine import Notice
+    from farm.view.sheet import make_sheet
+
+    for settings in job.sheets:
+        try:
+            files = make_sheet(report.output, settings)
+        except Exception as error:  # noqa: BLE001 - the images are safe; a run never fails for this
+            said = error.message if isinstance(error, FarmError) else f"{error!r}"
+            hint = f"; {error.hint}" if isinstance(error, FarmError) and error.hint else ""
+            tell(Notice(message=f"a sheet could not be made: {said}{hint}"))
+        else:
+            for file in files:
+                tell(Notice(message=f"sheet: {file}"))
 
 
 def _ignore(_event: Event) -> None:

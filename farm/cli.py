@@ -248,18 +248,56 @@ def query(
 def sheet(
     output: Output,
     *,
-    x: Annotated[str | None, typer.Option("--x", help="Field or variable across.")] = None,
-    y: Annotated[str | None, typer.Option("--y", help="Field or variable down.")] = None,
-    page: Annotated[str | None, typer.Option(help="One sheet for each value of it.")] = None,
+    x: Annotated[str | None, typer.Option("--x", help="Column of the catalog across.")] = None,
+    y: Annotated[str | None, typer.Option("--y", help="Column of the catalog down.")] = None,
+    page: Annotated[str | None, typer.Option(help="One page for each value of it.")] = None,
+    super_x: Annotated[str | None, typer.Option(help="Groups the columns.")] = None,
+    super_y: Annotated[str | None, typer.Option(help="Groups the rows.")] = None,
     where: Where = None,
+    sort: Annotated[
+        str | None,
+        typer.Option(
+            help="Order of pictures: a column, or 'COLUMN desc'. Without axes, one ranking of all."
+        ),
+    ] = None,
+    diff_against: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN=VALUE", help="Show where pictures differ from those with this value."
+        ),
+    ] = None,
+    score: Annotated[
+        str | None, typer.Option(help="Colour a strip below each picture by this column.")
+    ] = None,
+    dark: Annotated[bool, typer.Option("--dark", help="Light type on a dark page.")] = False,
+    tile: Annotated[
+        int | None, typer.Option(min=8, help="Longest side of a picture, pixels.", metavar="N")
+    ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="File to write: .png, .jpg or .webp.")
+        Path | None,
+        typer.Option(
+            "--out", "-o", help="File to write: .png, .jpg, .webp; all pages in one: .pdf, .tif."
+        ),
     ] = None,
 ) -> None:
     """Lay the images out on labelled contact sheets."""
+    from farm.manifest import SheetSettings
     from farm.view.sheet import make_sheet
 
-    for path in make_sheet(output, x=x, y=y, page=page, where=where, out=out):
+    settings = SheetSettings(
+        x=x,
+        y=y,
+        page=page,
+        super_x=super_x,
+        super_y=super_y,
+        where=where,
+        sort=sort,
+        diff_against=diff_against,
+        score=score,
+        theme="dark" if dark else "light",
+        tile=tile,
+    )
+    for path in make_sheet(output, settings, out=out):
         print(path)
 
 

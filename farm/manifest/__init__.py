@@ -11,6 +11,7 @@ from farm.manifest.job import (
     Product,
     Resources,
     Sample,
+    SheetSettings,
     Union,
     Zip,
 )
@@ -29,6 +30,7 @@ __all__ = [
     "Product",
     "Resources",
     "Sample",
+    "SheetSettings",
     "Union",
     "Zip",
     "job_schema",

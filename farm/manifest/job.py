@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from farm.manifest.expression import Expression
 from farm.task import Scalar
@@ -89,6 +89,43 @@ class Resources:
     """Ray's name of a GPU model, such as `L4`."""
 
 
+Theme: TypeAlias = Literal["light", "dark"]
+
+
+def _setting(doc: str, default: Any = None) -> Any:  # noqa: ANN401 - as dataclasses.field
+    return field(default=default, metadata={"doc": doc})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SheetSettings:
+    """What a contact sheet shows.
+
+    Columns are those of the catalog; aliases, and variables without their prefix, will do.
+    """
+
+    x: str | None = _setting("Column whose values stand across; by default chosen, as is `y`.")
+    y: str | None = _setting("Column whose values stand down.")
+    page: str | None = _setting("Column with a page for each of its values.")
+    super_x: str | None = _setting("Column that groups the columns of the sheet.")
+    super_y: str | None = _setting("Column that groups its rows.")
+    where: str | None = _setting("SQL expression; only rows for which it holds.")
+    sort: str | None = _setting(
+        "Order of the pictures: a column, or `COLUMN desc`. Without axes, one ranking of all."
+    )
+    diff_against: str | None = _setting(
+        "`column=value`: show where each picture differs from the one with that value."
+    )
+    score: str | None = _setting("Column of numbers that colours a strip below each picture.")
+    theme: Theme = _setting("`light` or `dark`.", "light")  # noqa: RUF009 - a field
+    tile: int | None = _setting(
+        "Longest side of a picture on the sheet, in pixels; by default its own, up to 512."
+    )
+    file: str | None = _setting(
+        "Name of the file in the output's folder `sheets`; its suffix chooses the format. By "
+        "default a PNG named after the axes."
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """One matrix, where its images go, and how they are written."""
@@ -112,5 +149,7 @@ class Job:
     """How often a task is tried again after a failure that another try may cure."""
     max_tasks: int = 1_000_000
     """A larger matrix asks for consent before it is submitted."""
+    sheets: tuple[SheetSettings, ...] = ()
+    """Contact sheets to make when a run ends."""
     source: str | None = None
     """The file it was read from, as given."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 from farm import samplers
@@ -39,6 +39,7 @@ from farm.manifest.job import (
     Product,
     Resources,
     Sample,
+    SheetSettings,
 )
 from farm.manifest.matrix import MatrixReader
 from farm.manifest.scope import ScopeCheck, describe_unknown, ever_assigned, resolve_name
@@ -47,11 +48,17 @@ from farm.task import ALIASES, FIELDS, Scalar
 
 JOB_KEYS = (
     "name", "output", "model", "backend", "defaults", "matrix", "exclude", "where", "sample",
-    "file_name", "image", "resources", "retries", "max_tasks",
+    "file_name", "image", "resources", "retries", "max_tasks", "sheets",
 )  # fmt: skip
 """Everything that may stand at the top level of a job file."""
 _NESTED_KEYS = ("image", "resources", "sample")
 IMAGE_FORMATS = ("png", "webp", "jpeg")
+THEMES = ("light", "dark")
+SHEET_KEYS = tuple(entry.name for entry in fields(SheetSettings))
+"""Everything that may describe a contact sheet."""
+_SHEET_COLUMNS = ("x", "y", "page", "super_x", "super_y", "score")
+_MISSPELT = 0.8
+"""Similarity from which a column of a sheet is taken for a misspelt field."""
 _SAFE_NAME = re.compile(r"\w(?:[\w .+-]*\w)?")
 _MAX_NAME = 100
 
@@ -131,6 +138,7 @@ class _JobReader:
             file_name=self._file_name(root, variables),
             image=self._image(root),
             resources=self._resources(root),
+            sheets=self._sheets(root, variables),
             source=self._path,
             **self._wholes(root),
         )
@@ -369,6 +377,64 @@ class _JobReader:
                 self._text(inner, "accelerator_type") if isinstance(inner, Entries) else None
             ),
         )
+
+    def _sheets(self, root: Entries, variables: frozenset[str]) -> tuple[SheetSettings, ...]:
+        entry = root.get("sheets")
+        if entry is None:
+            return ()
+        nodes = entry.node.items if isinstance(entry.node, Items) else (entry.node,)
+        return tuple(self._sheet(node, variables) for node in nodes)
+
+    def _sheet(self, node: Node, variables: frozenset[str]) -> SheetSettings:
+        """Read one sheet.
+
+        Which columns there are is known when it is made, not before; but what is almost the name of
+        a field or a variable is a misspelt one.
+        """
+        if not isinstance(node, Entries):
+            self._problems.add(
+                node.place, "a sheet is a mapping such as {x: guidance_scale, y: sampler}"
+            )
+            return SheetSettings()
+        given: dict[str, Any] = {}
+        for entry in node:
+            if entry.key not in SHEET_KEYS:
+                hint = suggest(entry.key, SHEET_KEYS) or f"known are {', '.join(SHEET_KEYS)}"
+                self._problems.add(entry.place, f"unknown key '{entry.key}' of a sheet", hint=hint)
+            elif entry.key == "tile":
+                given["tile"] = self._values.whole(entry.node, "tile")
+                if given["tile"] is not None and given["tile"] < 1:
+                    self._problems.add(entry.node.place, "'tile' must be at least 1")
+            else:
+                given[entry.key] = self._text(node, entry.key)
+        bare = {name.removeprefix(VAR_PREFIX) for name in variables}
+        for name in _SHEET_COLUMNS:
+            written, column = node.get(name), given.get(name)
+            if written is None or column is None or column in {*FIELDS, *bare, *variables}:
+                continue
+            if column in ALIASES:  # a job file may say cfg; the catalog says guidance_scale
+                given[name] = ALIASES[column]
+            elif near := suggest(column, (*FIELDS, *ALIASES, *bare), cutoff=_MISSPELT):
+                self._problems.add(written.node.place, f"unknown column '{column}'", hint=near)
+        self._check_sheet(node, given)
+        return SheetSettings(**{key: value for key, value in given.items() if value is not None})
+
+    def _check_sheet(self, node: Entries, given: Mapping[str, Any]) -> None:
+        theme = node.get("theme")
+        if theme is not None and given["theme"] not in (*THEMES, None):
+            self._problems.add(theme.node.place, f"'theme' must be one of {', '.join(THEMES)}")
+        file = node.get("file")
+        if file is not None and given["file"] and re.search(r"[\\/:]", given["file"]):
+            self._problems.add(
+                file.node.place,
+                f"'file' is a name in the output's folder sheets, not a path: {given['file']!r}",
+            )
+        difference = node.get("diff_against")
+        if difference is not None and given["diff_against"] and "=" not in given["diff_against"]:
+            self._problems.add(
+                difference.node.place, "'diff_against' needs the form column=value",
+                hint="such as sampler=euler",
+            )  # fmt: skip
 
     def _wholes(self, root: Entries) -> dict[str, Any]:
         """Read the keys that are whole numbers; absent ones keep the job's own defaults."""

@@ -7,6 +7,7 @@ on no other file and on no rule of a later version. `load` reads it back to an e
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from itertools import groupby
 from typing import Any
 
@@ -39,6 +40,7 @@ def resolve_yaml(job: Job) -> str:
         ),
         "retries": job.retries,
         "max_tasks": job.max_tasks,
+        "sheets": [_settled(asdict(sheet)) for sheet in job.sheets],
     }
     from importlib.metadata import version  # takes a tenth of a second, and only writers need it
 

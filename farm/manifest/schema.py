@@ -7,11 +7,12 @@ for `farm check`.
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 from farm import samplers
-from farm.manifest.job import Job
-from farm.manifest.reader import IMAGE_FORMATS
+from farm.manifest.job import Job, SheetSettings
+from farm.manifest.reader import IMAGE_FORMATS, THEMES
 from farm.manifest.values import BUILTIN_MODELS, READY_BACKENDS
 from farm.task import ALIASES, FIELDS, FieldInfo
 
@@ -105,9 +106,27 @@ def job_schema() -> Schema:
                 "default": job_defaults["max_tasks"],
                 "description": "A larger matrix asks for --yes before it is submitted.",
             },
+            "sheets": {
+                "description": "Contact sheets to make when a run ends; see `farm sheet`.",
+                "anyOf": [
+                    {"$ref": "#/$defs/sheet"},
+                    {"type": "array", "items": {"$ref": "#/$defs/sheet"}},
+                ],
+            },
         },
-        "$defs": _definitions(),
+        "$defs": {**_definitions(), "sheet": _sheet()},
     }
+
+
+def _sheet() -> Schema:
+    text = {"type": ["string", "number", "boolean"]}
+    properties: Schema = {
+        entry.name: {**text, "description": entry.metadata["doc"]}
+        for entry in fields(SheetSettings)
+    }
+    properties["theme"] |= {"type": "string", "enum": list(THEMES)}
+    properties["tile"] |= {"type": "integer", "minimum": 1}
+    return {"type": "object", "additionalProperties": False, "properties": properties}
 
 
 def matrix_schema() -> Schema:

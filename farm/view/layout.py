@@ -68,9 +68,28 @@ class Slot:
     """The place of one picture: the cell it belongs to, and its number within the cell."""
 
     box: Box
+    strip: Box
+    """Below the picture and as wide, for its score; without height if the sheet shows none."""
     row: int
     column: int
     number: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """Neighbouring rows or columns that stand together under one label."""
+
+    label: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Legend:
+    """What the colours of the strips mean: a name, and the values at both ends of the scale."""
+
+    name: str
+    low: str
+    high: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,11 +106,17 @@ class Grid:
     y_name: str = ""
     columns: tuple[str, ...]
     rows: tuple[str, ...]
+    column_groups: tuple[Group, ...] = ()
+    """Together as many columns as there are; none for a sheet without groups, as for rows."""
+    row_groups: tuple[Group, ...] = ()
     captions: tuple[str, ...] = ()
     slots: int = 1
     across: int | None = None
     """Slots beside each other in a cell; by default what makes the squarest block."""
     tile: tuple[int, int]
+    strip: int = 0
+    """Height of the strip below every picture."""
+    legend: Legend | None = None
     first_row: int = 0
     """Number of the first row in the grid that this one was cropped from."""
     first_column: int = 0
@@ -111,10 +136,23 @@ class Grid:
             self,
             rows=tuple(self.rows[row] for row in rows),
             columns=tuple(self.columns[column] for column in columns),
+            row_groups=_crop_groups(self.row_groups, rows),
+            column_groups=_crop_groups(self.column_groups, columns),
             captions=captions,
             first_row=self.first_row + rows.start,
             first_column=self.first_column + columns.start,
         )
+
+
+def _crop_groups(groups: Sequence[Group], part: range) -> tuple[Group, ...]:
+    """Return the groups of the rows or columns in `part`."""
+    found, start = [], 0
+    for group in groups:
+        stop = start + group.size
+        if size := min(stop, part.stop) - max(start, part.start):
+            found += [Group(label=group.label, size=size)] if size > 0 else []
+        start = stop
+    return tuple(found)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,6 +166,10 @@ class Layout:
     height: int
     texts: tuple[Text, ...]
     slots: tuple[Slot, ...]
+    rules: tuple[Box, ...] = ()
+    """Thin lines below the labels of groups."""
+    scale: Box | None = None
+    """Where the colours of the strips are explained, from low on the left to high."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,6 +194,8 @@ _TALL_HEAD = 0.6
 """A label above a column shrinks before it is taller than this much of a cell."""
 _LINES_BESIDE = 5
 """A label beside a row is made wider before it takes more lines than this."""
+_RULE = 2
+"""Thickness of the line below the label of a group."""
 _MIN_PAGE = 440
 """A page is at least as wide as this: its title needs the room even over one small picture."""
 
@@ -186,8 +230,8 @@ class _Scale:
             seam=_clamp(round(max(grid.tile) / 60), 2, 6),
             label=label,
             # A very wide page is looked at from further away.
-            fact=max(12, round(label * 0.9), min(36, page // 170)),
-            title=max(round(label * 1.7), min(64, page // 90)),
+            fact=max(12, round(label * 0.9), min(22, page // 170)),
+            title=max(round(label * 1.7), min(44, page // 90)),
         )
 
 
@@ -343,8 +387,12 @@ class _Sheet:
         across, down = grid.block
         self.block = (
             across * grid.tile[0] + (across - 1) * self.scale.seam,
-            down * grid.tile[1] + (down - 1) * self.scale.seam,
+            down * (grid.tile[1] + grid.strip) + (down - 1) * self.scale.seam,
         )
+        self.rules: list[Box] = []
+        self.bar: Box | None = None
+        self.group_gap = self.scale.gap + self.scale.label
+        self.breaks = _breaks(grid.column_groups, len(grid.columns))
         self.heads, self.cell_width = self._fit_above(grid.columns, self.block[0])
         self.captions, self.cell_width = self._fit_above(grid.captions, self.cell_width)
         self.sides, self.side_width = self._fit_beside()
@@ -381,15 +429,23 @@ class _Sheet:
             self.side_width
         )
         columns = len(grid.columns)
-        right = left + columns * self.cell_width + (columns - 1) * scale.gap
+        right = self._cell_left(left, columns - 1) + self.cell_width
         width = max(right + scale.margin, _MIN_PAGE)
         texts = list(self._header(width - 2 * scale.margin))
         top = texts[-1].box.bottom + scale.label
+        if grid.column_groups:
+            texts += self._column_groups(left, top)
+            top = self.rules[-1].bottom + scale.label // 2
         if heads := list(self._column_heads(left, top)):
             texts += heads
             top = max(text.box.bottom for text in heads) + max(4, scale.gap // 2)
         slots: list[Slot] = []
+        headings = dict(zip(_starts(grid.row_groups), grid.row_groups, strict=True))
         for row in range(len(grid.rows)):
+            if row in headings:
+                top += self.group_gap if row else scale.gap
+                texts.append(self._heading(headings[row].label, top, right - scale.margin))
+                top = self.rules[-1].bottom + scale.gap
             captions = list(self._captions(row, left, top))
             top = max((text.box.bottom for text in captions), default=top - 4) + 4
             height = max(self.block[1], self.sides.height(row))
@@ -401,11 +457,12 @@ class _Sheet:
             top += height + scale.gap
         return Layout(
             width=width, height=top - scale.gap + scale.margin, texts=tuple(texts),
-            slots=tuple(slots),
+            slots=tuple(slots), rules=tuple(self.rules), scale=self.bar,
         )  # fmt: skip
 
     def _cell_left(self, left: int, column: int) -> int:
-        return left + column * (self.cell_width + self.scale.gap)
+        step = self.cell_width + self.scale.gap
+        return left + column * step + self.breaks[column] * self.group_gap
 
     def _header(self, width: int) -> Iterator[Text]:
         top = self.scale.margin
@@ -416,6 +473,51 @@ class _Sheet:
             box = Box(self.scale.margin, top, width, leading(size) * len(wrapped))
             yield Text(box=box, lines=wrapped, size=size, style=style)
             top = box.bottom + size // 4
+        if self.grid.legend is not None:
+            yield from self._legend(self.grid.legend, top)
+
+    def _legend(self, legend: Legend, top: int) -> Iterator[Text]:
+        """Place the name of the score, its lowest value, a bar of its colours, its highest."""
+        size, height = self.scale.fact, leading(self.scale.fact)
+        left, gap = self.scale.margin, size // 2
+        for text in (f"{legend.name} {legend.low}", legend.high):
+            width = math.ceil(self.measure(text, size, Style.FACT))
+            box = Box(left, top, width, height)
+            yield Text(box=box, lines=(text,), size=size, style=Style.FACT)
+            left = box.right + gap
+            if self.bar is None:
+                self.bar = Box(left, top + height // 2 - size // 3, 8 * size, 2 * (size // 3))
+                left = self.bar.right + gap
+
+    def _column_groups(self, left: int, top: int) -> Iterator[Text]:
+        """Place the labels above groups of columns, each over a line as wide as its group."""
+        groups = self.grid.column_groups
+        spans = [
+            (self._cell_left(left, start), self._cell_left(left, start + group.size - 1))
+            for start, group in zip(_starts(groups), groups, strict=True)
+        ]
+        widths = [last + self.cell_width - first for first, last in spans]
+        texts = [group.label for group in groups]
+        fitted = _fit(
+            texts, min(widths), size=self.scale.label, tall=3 * leading(self.scale.label),
+            ruler=self.labels,
+        )  # fmt: skip
+        bottom = top + fitted.tallest
+        for place, (lines, (first, _), width) in enumerate(
+            zip(fitted.lines, spans, widths, strict=True)
+        ):
+            tall = fitted.height(place)
+            box = Box(first, bottom - tall, width, tall)
+            yield Text(box=box, lines=lines, size=fitted.size, style=Style.LABEL)
+            self.rules.append(Box(first, bottom + 3, width, _RULE))
+
+    def _heading(self, label: str, top: int, width: int) -> Text:
+        """Place the label above a group of rows, over a line as wide as the sheet."""
+        size = self.scale.label
+        lines = self.labels.wrap(label, width, size).lines
+        box = Box(self.scale.margin, top, width, leading(size) * len(lines))
+        self.rules.append(Box(self.scale.margin, box.bottom + 3, width, _RULE))
+        return Text(box=box, lines=lines, size=size, style=Style.LABEL)
 
     def _column_heads(self, left: int, top: int) -> Iterator[Text]:
         """Place the names of the axes and, below them, the labels of the columns."""
@@ -470,13 +572,34 @@ class _Sheet:
         width, height = grid.tile
         for number in range(grid.slots):
             down, along = divmod(number, across)
-            box = Box(left + along * (width + seam), top + down * (height + seam), width, height)
+            slot_top = top + down * (height + grid.strip + seam)
+            box = Box(left + along * (width + seam), slot_top, width, height)
             yield Slot(
                 box=box,
+                strip=Box(box.left, box.bottom, width, grid.strip),
                 row=grid.first_row + row,
                 column=grid.first_column + column,
                 number=number,
             )
+
+
+def _starts(groups: Sequence[Group]) -> list[int]:
+    """Return the number of the first row or column of each group."""
+    starts, start = [], 0
+    for group in groups:
+        starts.append(start)
+        start += group.size
+    return starts
+
+
+def _breaks(groups: Sequence[Group], count: int) -> list[int]:
+    """Return how many groups end before each of `count` columns."""
+    starts = set(_starts(groups)[1:])
+    found, breaks = [], 0
+    for column in range(count):
+        breaks += column in starts
+        found.append(breaks)
+    return found
 
 
 # --- pages --------------------------------------------------------------------------------------

@@ -1,39 +1,51 @@
 """Contact sheets: the pictures of an output beside each other, labelled by what made them differ.
 
 The idea is one table. The rows are those of the catalog, rendered or failed, and besides them the
-cells of the job that no row answers yet. Two columns of it are laid out across and down, a third
-one page by page; what else varies is tiled inside the cells. So every axis can be any column, a
-sheet can be drawn before, during and after a run, and axes are swapped without rendering anything.
+cells of the job that no row answers yet. Up to five columns of it are laid out: across and down,
+each in groups if wanted, and page by page; what else varies is tiled inside the cells. So every
+axis can be any column, a sheet can be drawn before, during and after a run, and axes are swapped
+without rendering anything.
 
 This module decides *what* is shown where. `layout` turns that into pixels and `paint` into a file.
 """
 
 from __future__ import annotations
 
+import bisect
 import contextlib
+import dataclasses
 import functools
+import itertools
 import math
 import os
 import re
 import secrets
+import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pyarrow as pa
+from PIL import Image
 
 from farm import grid, manifest
-from farm.errors import FarmError, InputError, OutputError
+from farm.errors import FarmError, InputError, OutputError, suggest
 from farm.grid import TaskSpace
-from farm.manifest.job import VAR_PREFIX, Job
+from farm.manifest.job import VAR_PREFIX, Job, SheetSettings
 from farm.store import Store
-from farm.store.files import Files, open_files
+from farm.store.files import open_files
+from farm.store.layout import SHEETS
 from farm.task import FIELDS, Scalar, format_task_id
 from farm.view import layout, paint
-from farm.view.layout import Grid, Layout
+from farm.view.layout import Grid, Group, Layout, Legend
 from farm.view.query import ask, read_catalog, resolve_column
+from farm.view.thumbnails import SIZES, Thumbnails
 from farm.view.typeface import measure
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 MISSING = "missing"
 """`status` of a cell of the job that the catalog has no row for."""
@@ -48,60 +60,92 @@ _MOST_TILES = 16
 _MOST_ROWS = 50_000
 _MOST_MISSING = 20_000
 """With more cells to do than this, a sheet shows what there is and tells the number."""
+_MOST_VALUES = 1000
+"""An axis with more values than this is no sheet any more."""
+_MOST_NUMBERS = 12
+"""A measured column with more values than this becomes an axis of ranges."""
+_RANGES = 8
+"""Ranges that such a column is divided into, about."""
+_WORTH_A_THUMBNAIL = 1.5
+"""From this reduction on, a kept thumbnail is read instead of the image."""
+_LARGEST_PICTURE = 180_000_000
+"""Pixels of a sheet that is returned as one picture: half a gigabyte."""
 
 
 def make_sheet(
     output: str,
+    settings: SheetSettings | None = None,
     *,
-    x: str | None = None,
-    y: str | None = None,
-    page: str | None = None,
-    where: str | None = None,
     out: str | os.PathLike[str] | None = None,
-    tile: int | None = None,
-    max_pixels: int = paint.PAGE_PIXELS,
+    max_pixels: int | None = None,
 ) -> list[str]:
     """Write contact sheets of an output and return their files.
 
     Args:
         output: folder or URL.
-        x: column whose values stand across; by default chosen, as is `y`.
-        y: column whose values stand down.
-        page: column with a sheet for each of its values.
-        where: SQL expression; only rows for which it holds.
-        out: file to write, `.png`, `.jpg` or `.webp`; a number is added if there are several.
-            By default a PNG in the output's folder `sheets`.
-        tile: longest side of a picture on the sheet, in pixels; by default its own, up to 512.
-        max_pixels: a sheet with more is cut into pages.
+        settings: what to show; by default everything, on axes that are chosen.
+        out: file to write, `.png`, `.jpg`, `.webp`, `.pdf` or `.tif`; in the first three a number
+            is added if there are several pages. By default it is in the output, as `settings` say.
+        max_pixels: a page with more is divided; by default what suits the format.
 
     Raises:
         OutputError: there is no readable output at `output`, or `out` cannot be written.
-        InputError: there is nothing to show, a column does not exist, or the format is unknown.
+        InputError: there is nothing to show, a column does not exist, an axis has too many values,
+            or the format is unknown.
     """
+    chosen = settings or SheetSettings()
     store = Store.open(output)
-    target = _target(store, out, x=x, y=y, page=page)
+    target = _Target.of(store, chosen, out)
     limits = paint.limits_of(target.suffix, pixels=max_pixels)
-    table = _Table.read(store, where=where)
+    table = _Table.read(store, where=chosen.where)
     if not table.rows:
-        raise InputError(
-            "there is nothing to show" + (f" where {where}" if where else ""),
-            where=output,
-            hint=f"farm query {output}" if where else f"farm status {output}",
-        )
-    axes = choose_axes(
-        table.rows,
-        order=table.order,
-        x=table.resolve(x),
-        y=table.resolve(y),
-        page=table.resolve(page),
-    )
-    sheets = list(_arrange(table, axes, tile=tile))
-    pages = [(one, part) for one in sheets for part in layout.paginate(one.grid, measure, limits)]
-    names = _number(target, len(pages))
+        raise _nothing(chosen, where=output, hint=f"farm status {output}")
     files = open_files(store.url)
-    for name, (one, part) in zip(names, pages, strict=True):
-        _write(name, paint.encode(paint.paint(part, one.contents(files, part)), target.suffix))
-    return [str(name) for name in names]
+    source = _Source(read=files.get, thumbnails=Thumbnails(files))
+    theme = paint.THEMES[chosen.theme]
+    pages = [
+        (one, part)
+        for one in _arrange(table, chosen)
+        for part in layout.paginate(one.grid, measure, limits)
+    ]
+    return target.write(
+        len(pages),
+        (paint.paint(part, one.contents(source, part), theme) for one, part in pages),
+    )
+
+
+def draw_sheet(frame: pd.DataFrame, settings: SheetSettings) -> Image.Image:
+    """Return the contact sheet of a table such as `Catalog.to_pandas` gives, or of rows of it.
+
+    It needs the column `image_file`, and the columns that it is laid out by.
+
+    Raises:
+        InputError: there is nothing to show, a column does not exist, an axis has too many values,
+            or the sheet is larger than one picture should be.
+    """
+    table = _Table.of_frame(frame, where=settings.where)
+    if not table.rows:
+        raise _nothing(settings, where="this table", hint=None)
+    source = _Source(read=_read_anywhere, column="image_file")
+    sheets = list(_arrange(table, settings))
+    if len(sheets) > 1:
+        raise InputError(
+            f"'{settings.page}' makes {len(sheets)} pages, and this is one picture",
+            hint="choose one value of it first, or use make_sheet with a file",
+        )
+    [one] = sheets
+    whole = layout.lay_out(one.grid, measure)
+    if whole.width * whole.height > _LARGEST_PICTURE:
+        raise InputError(
+            f"this sheet would have {whole.width:,} {_TIMES} {whole.height:,} pixels",
+            hint="choose fewer rows, or smaller pictures with tile",
+        )
+    return paint.paint(whole, one.contents(source, whole), paint.THEMES[settings.theme])
+
+
+def _nothing(settings: SheetSettings, *, where: str, hint: str | None) -> InputError:
+    asked = f" where {settings.where}" if settings.where else ""
+    return InputError(f"there is nothing to show{asked}", where=where, hint=hint)
 
 
 # --- the table ----------------------------------------------------------------------------------
@@ -116,12 +160,15 @@ class _Table:
     columns: tuple[str, ...]
     order: tuple[str, ...]
     """Columns that may become axes, the slowest of the job first."""
-    space: TaskSpace | None
-    unseen: int
+    space: TaskSpace | None = None
+    unseen: int = 0
     """Cells still to do that are not among the rows, because there are too many."""
+    ranges: dict[str, list[str]] = field(default_factory=dict)
+    """Columns that were divided into ranges, with their labels in order."""
 
     @classmethod
     def read(cls, store: Store, *, where: str | None) -> _Table:
+        """Return the table of an output."""
         catalog = read_catalog(store).table
         job = _job_of(store)
         space = grid.expand(job) if job else None
@@ -132,23 +179,55 @@ class _Table:
                 [catalog, _cells(space, lacking, job=job.name if job else "")],
                 promote_options="permissive",
             )
-        columns = tuple(catalog.column_names)
-        kept = ask(catalog, where=where)
+        names = list(dict.fromkeys(catalog["job"].to_pylist()))
+        title = _SEPARATOR.join(names) if 0 < len(names) <= _MOST_NAMES else Path(store.url).name
+        return cls._of(
+            catalog, where=where, title=title, space=space, unseen=unseen, place=store.url
+        )
+
+    @classmethod
+    def of_frame(cls, frame: pd.DataFrame, *, where: str | None) -> _Table:
+        """Return the table of a frame: every row with an image, and failures."""
+        table = pa.Table.from_pandas(frame, preserve_index=False)
+        if "image_file" not in table.column_names:
+            raise InputError(
+                "this table has no column 'image_file', which says where the images are",
+                hint="take it along, as farm.catalog(...).to_pandas() has it",
+            )
+        names = list(dict.fromkeys(table["job"].to_pylist())) if "job" in frame.columns else []
+        title = _SEPARATOR.join(map(str, names)) if 0 < len(names) <= _MOST_NAMES else "images"
+        made = cls._of(table, where=where, title=title, space=None, unseen=0, place="this table")
+        for row in made.rows:
+            row.setdefault("status", "rendered" if row["image_file"] else MISSING)
+        return made
+
+    @classmethod
+    def _of(
+        cls,
+        table: pa.Table,
+        *,
+        where: str | None,
+        title: str,
+        space: TaskSpace | None,
+        unseen: int,
+        place: str,
+    ) -> _Table:
+        kept = ask(table, where=where) if where else table
         if kept.num_rows > _MOST_ROWS:
             raise InputError(
                 f"{kept.num_rows:,} cells are more than anybody looks at on sheets",
-                where=store.url,
+                where=place,
                 hint="choose some with --where, such as --where 'seed < 10'",
             )
-        rows: list[Record] = kept.to_pylist()
-        listed = [name for name in (space.axes if space else ()) if name in catalog.column_names]
-        variables = [name for name in catalog.column_names if name.startswith(VAR_PREFIX)]
+        names = table.column_names
+        listed = [name for name in (space.axes if space else ()) if name in names]
+        variables = [name for name in names if name.startswith(VAR_PREFIX)]
         order = dict.fromkeys([*listed, *variables, *FIELDS])
         return cls(
-            title=job.name if job else Path(store.url).name,
-            rows=rows,
-            columns=columns,
-            order=tuple(name for name in order if name in catalog.column_names),
+            title=title,
+            rows=kept.to_pylist(),
+            columns=tuple(names),
+            order=tuple(name for name in order if name in names),
             space=space,
             unseen=unseen,
         )
@@ -157,13 +236,52 @@ class _Table:
         """Return the column that a user means by `name`."""
         return None if name is None else resolve_column(name, self.columns)
 
+    def axis(self, name: str | None) -> str | None:
+        """Return the column to lay out by: the one that is meant, or ranges of what it measures."""
+        column = self.resolve(name)
+        if column is None or column in FIELDS or column.startswith(VAR_PREFIX):
+            return column
+        numbers = {row[column] for row in self.rows} - {None}
+        if len(numbers) <= _MOST_NUMBERS or not all(isinstance(one, float) for one in numbers):
+            return column
+        divided = f"{column} {_RANGED}"
+        if divided not in self.ranges:
+            edges = nice_edges(min(numbers), max(numbers))
+            self.ranges[divided] = [
+                f"{show(low)} to {show(high)}" for low, high in itertools.pairwise(edges)
+            ]
+            for row in self.rows:
+                place = None if row[column] is None else bisect.bisect_right(edges, row[column]) - 1
+                last = len(edges) - 2
+                row[divided] = None if place is None else self.ranges[divided][min(place, last)]
+        return divided
+
     def levels(self, name: str) -> list[Scalar]:
         """Return the values of a column: those of the job in its order, then others, sorted."""
         present = dict.fromkeys(row[name] for row in self.rows)
         known: Iterable[Scalar] = ()
-        if self.space is not None and (name in FIELDS or name in self.space.axes):
+        if name in self.ranges:
+            known = [value for value in self.ranges[name] if value in present]
+        elif self.space is not None and (name in FIELDS or name in self.space.axes):
             known = [value for value in self.space.levels(name) if value in present]
         return [*known, *sorted(present.keys() - set(known), key=_sort_key)]
+
+
+_RANGED = "in ranges"
+_SEPARATOR = " + "
+_MOST_NAMES = 3
+"""A sheet of more jobs than this is titled by its output."""
+
+
+def nice_edges(low: float, high: float) -> list[float]:
+    """Return about nine round numbers, evenly spaced, that `low` and `high` lie between."""
+    rough = (high - low) / _RANGES
+    power = 10 ** math.floor(math.log10(rough))
+    step = next(power * times for times in (1, 2, 5, 10) if power * times >= rough)
+    first, last = math.floor(low / step), math.floor(high / step) + 1
+    # Rounded to the step's own digits: sums of decimals leave 0.30000000000000004 behind.
+    digits = max(0, -math.floor(math.log10(step)))
+    return [round(place * step, digits) for place in range(first, last + 1)]
 
 
 def _sort_key(value: Any) -> tuple[int, Any]:  # noqa: ANN401 - any column
@@ -217,8 +335,26 @@ class Axes:
     x: str | None
     y: str | None
     page: str | None
+    super_x: str | None = None
+    super_y: str | None = None
     inside: tuple[str, ...]
     """What else varies, tiled inside the cells; the first varies slowest."""
+
+    @property
+    def across(self) -> tuple[str, ...]:
+        """The columns whose values make one column of the sheet."""
+        return tuple(name for name in (self.super_x, self.x) if name)
+
+    @property
+    def down(self) -> tuple[str, ...]:
+        """The columns whose values make one row of the sheet."""
+        return tuple(name for name in (self.super_y, self.y) if name)
+
+    @property
+    def every(self) -> tuple[str, ...]:
+        """All columns that tell pictures apart."""
+        page = (self.page,) if self.page else ()
+        return (*page, *self.down, *self.across, *self.inside)
 
 
 def choose_axes(
@@ -228,6 +364,8 @@ def choose_axes(
     x: str | None = None,
     y: str | None = None,
     page: str | None = None,
+    super_x: str | None = None,
+    super_y: str | None = None,
 ) -> Axes:
     """Complete the axes that a user asked for, so that every row finds a place of its own.
 
@@ -236,9 +374,9 @@ def choose_axes(
     are tiled inside the cells as long as something else can be an axis. If too many pictures would
     share a cell, the axis with most values among them gets pages.
     """
-    given = [name for name in (x, y, page) if name is not None]
+    given = [name for name in (x, y, page, super_x, super_y) if name is not None]
     if len(set(given)) < len(given):
-        raise InputError("x, y and page are three different columns")
+        raise InputError("every axis of a sheet is another column", hint="name each only once")
     free = _independent(rows, order, given)
     count = {name: len({row[name] for row in rows}) for name in free}
     settings = [name for name in free if name != "seed"]
@@ -264,9 +402,10 @@ def choose_axes(
         x = take(settings or seeds, count.__getitem__)
     if y is None and not alone:
         y = take([name for name in seeds if name in free], count.__getitem__)
-    if page is None and _slots(rows, Axes(x=x, y=y, page=None, inside=tuple(free))) > _MOST_TILES:
+    found = Axes(x=x, y=y, page=None, super_x=super_x, super_y=super_y, inside=tuple(free))
+    if page is None and _slots(rows, found) > _MOST_TILES:
         page = take(settings, count.__getitem__)
-    return Axes(x=x, y=y, page=page, inside=tuple(free))
+    return dataclasses.replace(found, page=page, inside=tuple(free))
 
 
 def _independent(rows: Sequence[Record], order: Sequence[str], given: Sequence[str]) -> list[str]:
@@ -284,17 +423,172 @@ def _independent(rows: Sequence[Record], order: Sequence[str], given: Sequence[s
     return found
 
 
-def _cell_key(row: Record, axes: Axes) -> tuple[Any, ...]:
-    return tuple(row[name] if name else None for name in (axes.page, axes.y, axes.x))
+def _values(row: Record, names: Iterable[str]) -> tuple[Any, ...]:
+    return tuple(row[name] for name in names)
 
 
 def _slots(rows: Sequence[Record], axes: Axes) -> int:
     """Return the most rows that share a cell."""
-    counts: dict[tuple[Any, ...], int] = {}
-    for row in rows:
-        key = _cell_key(row, axes)
-        counts[key] = counts.get(key, 0) + 1
-    return max(counts.values(), default=0)
+    names = [name for name in axes.every if name not in axes.inside]
+    return max(Counter(_values(row, names) for row in rows).values(), default=0)
+
+
+# --- what a slot shows --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Source:
+    """Where pictures come from."""
+
+    read: Callable[[str], bytes]
+    """Returns an image's bytes by what stands in `column`."""
+    column: str = "image_path"
+    thumbnails: Thumbnails | None = None
+
+    def reader(self, record: Record, tile: tuple[int, int]) -> paint.Read:
+        """Return what reads the picture of a record, from a thumbnail if that is enough."""
+        path, longest = record[self.column], max(tile)
+        size = max(record.get("width") or 0, record.get("height") or 0)
+        enough = next((edge for edge in SIZES if edge >= longest), None)
+        if self.thumbnails and enough and size >= _WORTH_A_THUMBNAIL * enough:
+            return functools.partial(self.thumbnails.get, path, enough)
+        return functools.partial(self.read, path)
+
+
+def _read_anywhere(place: str) -> bytes:
+    """Return the bytes of a file at a path or URL."""
+    folder, _, name = place.replace("\\", "/").rpartition("/")
+    return open_files(folder or ".").get(name)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Scores:
+    """The numbers of a column, and the range that colours span."""
+
+    name: str
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, table: _Table, name: str | None) -> _Scores | None:
+        """Return the scores in a column, if one is asked for.
+
+        Raises:
+            InputError: there is no such column, or it holds no numbers.
+        """
+        column = table.resolve(name)
+        if column is None:
+            return None
+        found = [row[column] for row in table.rows if row[column] is not None]
+        if not found or not all(_is_number(one) for one in found):
+            what = "has no values here" if not found else "is no column of numbers"
+            raise InputError(
+                f"'{column}' {what}",
+                hint="a score is a number, such as sharpness, render_ms or guidance_scale",
+            )
+        finite = [float(one) for one in found if math.isfinite(one)]
+        return cls(name=column, low=min(finite, default=0.0), high=max(finite, default=0.0))
+
+    def score(self, record: Record) -> paint.Score | None:
+        """Return what the strip of a record says."""
+        value = record[self.name]
+        if value is None or not math.isfinite(value):
+            return None
+        span = self.high - self.low
+        return paint.Score(text=_brief(value), share=(value - self.low) / span if span else 0.5)
+
+    def legend(self) -> Legend:
+        """Return what explains the colours."""
+        return Legend(name=display(self.name), low=_brief(self.low), high=_brief(self.high))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _brief(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"  # noqa: PLR2004
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Difference:
+    """What pictures are compared with: those that agree in every axis but one."""
+
+    name: str
+    value: Scalar
+    others: tuple[str, ...]
+    references: Mapping[tuple[Any, ...], Record]
+
+    @classmethod
+    def of(cls, table: _Table, axes: Axes, asked: str | None) -> _Difference | None:
+        """Read `column=value`.
+
+        Raises:
+            InputError: it has another form, or no axis of the sheet has that value.
+        """
+        if asked is None:
+            return None
+        name, equals, text = asked.partition("=")
+        if not equals:
+            raise InputError(
+                f"'{asked}' does not say what to compare with",
+                hint="write column=value, such as --diff-against sampler=euler",
+            )
+        column = table.resolve(name.strip())
+        assert column is not None
+        if column not in axes.every:
+            raise InputError(
+                f"'{display(column)}' is no axis of this sheet",
+                note=f"axes: {', '.join(map(display, axes.every))}",
+                hint=f"add --x {display(column)}",
+            )
+        known = {show(value): value for value in table.levels(column)}
+        if (wanted := _as_shown(text.strip(), known)) is None:
+            raise InputError(
+                f"'{display(column)}' has no value '{text.strip()}' here",
+                note=f"values: {', '.join(known)}",
+                hint=suggest(text.strip(), known),
+            )
+        others = tuple(one for one in axes.every if one != column)
+        return cls(
+            name=column,
+            value=known[wanted],
+            others=others,
+            references={
+                _values(row, others): row
+                for row in table.rows
+                if row[column] == known[wanted] and row["status"] == "rendered"
+            },
+        )
+
+    def reference(self, record: Record) -> Record | None:
+        """Return the picture to compare with; None for a picture that others are compared with."""
+        return None if record[self.name] == self.value else self.references.get(self._key(record))
+
+    def lacks(self, record: Record) -> bool:
+        """Return whether there is nothing to compare a picture with."""
+        return record[self.name] != self.value and self._key(record) not in self.references
+
+    def _key(self, record: Record) -> tuple[Any, ...]:
+        return _values(record, self.others)
+
+    def describe(self) -> str:
+        """Return, in words, what is shown."""
+        return (
+            f"difference to {display(self.name)} {show(self.value)}: black where equal, "
+            "on a square-root scale"
+        )
+
+
+def _as_shown(text: str, known: Iterable[str]) -> str | None:
+    """Return which known label a user means: it itself, or the same number."""
+    labels = list(known)
+    if text in labels:
+        return text
+    with contextlib.suppress(ValueError):
+        if (number := show(float(text))) in labels:
+            return number
+    return None
 
 
 # --- one sheet ----------------------------------------------------------------------------------
@@ -306,58 +600,215 @@ class _One:
 
     grid: Grid
     records: Mapping[tuple[int, int, int], Record]
+    scores: _Scores | None
+    difference: _Difference | None
 
     def contents(
-        self, files: Files, part: Layout
+        self, source: _Source, part: Layout
     ) -> dict[tuple[int, int, int], paint.Picture | paint.Missing]:
         """Return what the slots of one page hold."""
-        places = [(slot.row, slot.column, slot.number) for slot in part.slots]
-        return {
-            place: _content(files, self.records[place]) for place in places if place in self.records
-        }
+        found = {}
+        for slot in part.slots:
+            place = (slot.row, slot.column, slot.number)
+            if place in self.records:
+                tile = (slot.box.width, slot.box.height)
+                found[place] = self._content(source, self.records[place], tile)
+        return found
+
+    def _content(
+        self, source: _Source, record: Record, tile: tuple[int, int]
+    ) -> paint.Picture | paint.Missing:
+        match record["status"]:
+            case "rendered":
+                score = self.scores.score(record) if self.scores else None
+                if self.difference is None or record[self.difference.name] == self.difference.value:
+                    return paint.Picture(read=source.reader(record, tile), score=score)
+                if (other := self.difference.reference(record)) is None:
+                    return paint.Missing(headline="nothing to compare with")
+                # Thumbnails are lossy, and would differ where the images do not.
+                return paint.Picture(
+                    read=functools.partial(source.read, record[source.column]),
+                    less=functools.partial(source.read, other[source.column]),
+                    score=score,
+                )
+            case "failed":
+                kind = str(record.get("error_kind") or "failed").replace("_", " ")
+                reason = record.get("error_message") or ""
+                return paint.Missing(headline=kind, reason=reason, is_failure=True)
+            case _:
+                return paint.Missing()  # the header tells how many; here hatching says enough
 
 
-def _content(files: Files, record: Record) -> paint.Picture | paint.Missing:
-    match record["status"]:
-        case "rendered":
-            return paint.Picture(read=functools.partial(files.get, record["image_path"]))
-        case "failed":
-            kind = str(record["error_kind"] or "failed").replace("_", " ")
-            reason = record["error_message"] or ""
-            return paint.Missing(headline=kind, reason=reason, is_failure=True)
-        case _:
-            return paint.Missing()  # the header tells how many; here hatching says enough
-
-
-def _arrange(table: _Table, axes: Axes, *, tile: int | None) -> Iterator[_One]:
+def _arrange(table: _Table, settings: SheetSettings) -> Iterator[_One]:
     """Yield a sheet for every value of the page axis."""
-    columns = table.levels(axes.x) if axes.x else [None]
-    down = table.levels(axes.y) if axes.y else [None]
-    inside = _Inside.of(table, axes)
-    size = _tile_size(table.rows, tile)
-    facts = _facts(table, axes, inside)
+    sorting = _Sorting.of(table, settings.sort)
+    given = {
+        name: table.axis(getattr(settings, name))
+        for name in ("x", "y", "page", "super_x", "super_y")
+    }
+    if sorting and not any(given.values()):
+        # One ranking of everything: no axis may tear it apart.
+        inside = tuple(_independent(table.rows, table.order, ()))
+        axes = Axes(x=None, y=None, page=None, inside=inside)
+    else:
+        axes = choose_axes(table.rows, order=table.order, **given)
+    _require_few_values(table, axes)
+    rows = sorting.apply(table.rows) if sorting else table.rows
+    inside_cells = _Inside.of(table, axes, is_sorted=sorting is not None)
+    size = _tile_size(table.rows, settings.tile)
+    scores = _Scores.of(table, settings.score)
+    difference = _Difference.of(table, axes, settings.diff_against)
+    style = _Style(
+        title=table.title,
+        facts=(
+            *_facts(table, axes, inside_cells),
+            *((difference.describe(),) if difference else ()),
+            *((sorting.describe(),) if sorting else ()),
+        ),
+        tile=size,
+        strip=min(20, max(5, round(size[1] / 9))) if scores else 0,
+        scores=scores,
+        difference=difference,
+        unseen=table.unseen,
+    )
     for value in table.levels(axes.page) if axes.page else [None]:
-        rows = [row for row in table.rows if not axes.page or row[axes.page] == value]
-        title = table.title + (f" · {display(axes.page)} {show(value)}" if axes.page else "")
-        notes = (*facts, _count(rows, table.unseen))
-        if not axes.x and not axes.y:
-            yield _gallery(rows, inside, title=title, facts=notes, tile=size)
+        shown = [row for row in rows if not axes.page or row[axes.page] == value]
+        page = f" · {display(axes.page)} {show(value)}" if axes.page else ""
+        if axes.across or axes.down:
+            yield _matrix(table, axes, inside_cells, rows=shown, style=style, page=page)
+        else:
+            yield _gallery(shown, inside_cells, style=style, page=page, sorting=sorting)
+
+
+def _require_few_values(table: _Table, axes: Axes) -> None:
+    """Refuse axes that nobody could look along."""
+    for name in (axes.x, axes.y, axes.super_x, axes.super_y, axes.page):
+        if name is None or (count := len({row[name] for row in table.rows})) <= _MOST_VALUES:
             continue
-        here_x = [one for one in columns if not axes.x or any(row[axes.x] == one for row in rows)]
-        here_y = [one for one in down if not axes.y or any(row[axes.y] == one for row in rows)]
-        yield _One(
+        raise InputError(
+            f"'{display(name)}' has {count:,} values, and a sheet has room for {_MOST_VALUES:,}",
+            hint="choose some with --where, or give it up as an axis and divide the pictures into "
+            "pages by another column with --page",
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Style:
+    """What all pages of a sheet share."""
+
+    title: str
+    facts: tuple[str, ...]
+    tile: tuple[int, int]
+    strip: int
+    scores: _Scores | None
+    difference: _Difference | None
+    unseen: int
+
+    def sheet(
+        self,
+        shown: Sequence[Record],
+        /,
+        *,
+        page: str,
+        records: Mapping[tuple[int, int, int], Record],
+        **places: Any,  # noqa: ANN401 - what a Grid has besides
+    ) -> _One:
+        """Return one sheet: what is common, and the places of its pictures."""
+        return _One(
             grid=Grid(
-                title=title,
-                facts=notes,
-                x_name=display(axes.x) if axes.x else "",
-                y_name=display(axes.y) if axes.y else "",
-                columns=tuple(show(one) if axes.x else "" for one in here_x),
-                rows=tuple(show(one) if axes.y else "" for one in here_y),
-                slots=inside.slots,
-                across=inside.across(size),
-                tile=size,
+                title=self.title + page,
+                facts=(*self.facts, _count(shown, self.unseen)),
+                tile=self.tile,
+                strip=self.strip,
+                legend=self.scores.legend() if self.scores else None,
+                **places,
             ),
-            records=_place(rows, axes, inside, rows_at=here_y, columns_at=here_x),
+            records=records,
+            scores=self.scores,
+            difference=self.difference,
+        )
+
+
+def _matrix(
+    table: _Table,
+    axes: Axes,
+    inside: _Inside,
+    *,
+    rows: Sequence[Record],
+    style: _Style,
+    page: str,
+) -> _One:
+    """Return a sheet of rows and columns."""
+    across, down = _lines(table, rows, axes.across), _lines(table, rows, axes.down)
+    return style.sheet(
+        rows,
+        page=page,
+        records=_place(rows, axes, inside, rows_at=down, columns_at=across),
+        x_name=display(axes.x) if axes.x else "",
+        y_name=display(axes.y) if axes.y else "",
+        columns=tuple(show(key[-1]) if axes.x else "" for key in across),
+        rows=tuple(show(key[-1]) if axes.y else "" for key in down),
+        column_groups=_groups(axes.super_x, across),
+        row_groups=_groups(axes.super_y, down),
+        slots=inside.slots,
+        across=inside.across(style.tile),
+    )
+
+
+def _lines(table: _Table, rows: Sequence[Record], names: Sequence[str]) -> list[tuple[Any, ...]]:
+    """Return the combinations of values that occur, in order: those of one row or column each."""
+    ranks = [{value: rank for rank, value in enumerate(table.levels(name))} for name in names]
+    return sorted(
+        {_values(row, names) for row in rows},
+        key=lambda key: [rank[value] for rank, value in zip(ranks, key, strict=True)],
+    )
+
+
+def _groups(name: str | None, lines: Sequence[tuple[Any, ...]]) -> tuple[Group, ...]:
+    if name is None:
+        return ()
+    return tuple(
+        Group(label=f"{display(name)}: {show(value)}", size=len(list(same)))
+        for value, same in itertools.groupby(lines, key=lambda key: key[0])
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Sorting:
+    """An order of pictures: by the values of a column, those without one last."""
+
+    column: str
+    is_descending: bool
+
+    @classmethod
+    def of(cls, table: _Table, asked: str | None) -> _Sorting | None:
+        """Read `column`, `column asc` or `column desc`.
+
+        Raises:
+            InputError: it has another form, or there is no such column.
+        """
+        if asked is None:
+            return None
+        name, _, way = asked.strip().partition(" ")
+        if way.strip().lower() not in {"", "asc", "desc"}:
+            raise InputError(f"'{asked}' is no order", hint="write a column, or a column and desc")
+        column = table.resolve(name)
+        assert column is not None
+        return cls(column=column, is_descending=way.strip().lower() == "desc")
+
+    def apply(self, rows: Sequence[Record]) -> list[Record]:
+        """Return the rows in this order; rows that are equal in it stay in theirs."""
+        known = [row for row in rows if row[self.column] is not None]
+        rest = [row for row in rows if row[self.column] is None]
+        ordered = sorted(
+            known, key=lambda row: _sort_key(row[self.column]), reverse=self.is_descending
+        )
+        return ordered + rest
+
+    def describe(self) -> str:
+        """Return, in words, what comes first."""
+        return f"sorted by {display(self.column)}" + (
+            ", the highest first" if self.is_descending else ""
         )
 
 
@@ -372,25 +823,24 @@ class _Inside:
     slots: int
     is_fixed: bool
     """Whether a combination has the same slot in every cell; else slots are filled as rows come."""
+    is_sorted: bool
+    """Whether rows come in an order that a user asked for."""
 
     @classmethod
-    def of(cls, table: _Table, axes: Axes) -> _Inside:
+    def of(cls, table: _Table, axes: Axes, *, is_sorted: bool) -> _Inside:
         levels = tuple(tuple(table.levels(name)) for name in axes.inside)
-        ranks = [{value: rank for rank, value in enumerate(values)} for values in levels]
-        combinations = sorted(
-            {tuple(row[name] for name in axes.inside) for row in table.rows},
-            key=lambda key: [rank[value] for rank, value in zip(ranks, key, strict=True)],
-        )
+        combinations = _lines(table, table.rows, axes.inside)
         most = _slots(table.rows, axes)
         # A sampled or zipped matrix has many combinations and few of them in any one cell: a slot
         # for each would be mostly holes.
-        is_fixed = len(combinations) <= 2 * most
+        is_fixed = len(combinations) <= 2 * most and not is_sorted
         return cls(
             names=axes.inside,
             levels=levels,
             combinations=tuple(combinations),
             slots=len(combinations) if is_fixed else most,
             is_fixed=is_fixed,
+            is_sorted=is_sorted,
         )
 
     @property
@@ -400,7 +850,14 @@ class _Inside:
 
     def key(self, row: Record) -> tuple[Any, ...]:
         """Return the combination of one row."""
-        return tuple(row[name] for name in self.names)
+        return _values(row, self.names)
+
+    def ordered(self, rows: Sequence[Record]) -> list[Record]:
+        """Return rows as they follow each other in a cell."""
+        if self.is_sorted:
+            return list(rows)
+        rank = {key: place for place, key in enumerate(self.combinations)}
+        return sorted(rows, key=lambda row: rank[self.key(row)])
 
     def across(self, tile: tuple[int, int]) -> int | None:
         """Return how many slots stand beside each other, so that lines end where a value does."""
@@ -430,19 +887,19 @@ def _place(
     axes: Axes,
     inside: _Inside,
     *,
-    rows_at: Sequence[Scalar],
-    columns_at: Sequence[Scalar],
+    rows_at: Sequence[tuple[Any, ...]],
+    columns_at: Sequence[tuple[Any, ...]],
 ) -> dict[tuple[int, int, int], Record]:
     """Give every row a slot: (row, column, number in the cell)."""
-    down = {value: place for place, value in enumerate(rows_at)}
-    across = {value: place for place, value in enumerate(columns_at)}
+    down = {key: place for place, key in enumerate(rows_at)}
+    across = {key: place for place, key in enumerate(columns_at)}
     rank = {key: place for place, key in enumerate(inside.combinations)}
     placed: dict[tuple[int, int, int], Record] = {}
-    filled: dict[tuple[int, int], int] = {}
-    for row in sorted(rows, key=lambda row: rank[inside.key(row)]):
-        cell = (down[row[axes.y] if axes.y else None], across[row[axes.x] if axes.x else None])
-        number = filled[cell] = filled.get(cell, -1) + 1
-        slot = (*cell, rank[inside.key(row)] if inside.is_fixed else number)
+    filled: Counter[tuple[int, int]] = Counter()
+    for row in inside.ordered(rows):
+        cell = (down[_values(row, axes.down)], across[_values(row, axes.across)])
+        slot = (*cell, rank[inside.key(row)] if inside.is_fixed else filled[cell])
+        filled[cell] += 1
         # Rows that no column of the sheet tells apart share a slot: a picture goes before a
         # failure, and a failure before a task that is still to do.
         if slot not in placed or _rank(row) < _rank(placed[slot]):
@@ -458,35 +915,37 @@ def _gallery(
     rows: Sequence[Record],
     inside: _Inside,
     *,
-    title: str,
-    facts: tuple[str, ...],
-    tile: tuple[int, int],
+    style: _Style,
+    page: str,
+    sorting: _Sorting | None,
 ) -> _One:
     """Return a sheet of one axis, wrapped: every picture with its value above it."""
-    rank = {key: place for place, key in enumerate(inside.combinations)}
-    ordered = sorted(rows, key=lambda row: rank[inside.key(row)])
-    across = layout.arrange(len(ordered), tile)
+    ordered = inside.ordered(rows)
+    across = layout.arrange(len(ordered), style.tile)
     down = math.ceil(len(ordered) / across)
     captions = [", ".join(show(value) for value in inside.key(row)) for row in ordered]
+    if sorting and not style.scores:
+        values = [show_number(row[sorting.column]) for row in ordered]
+        captions = [
+            f"{value}: {caption}" if caption else value
+            for value, caption in zip(values, captions, strict=True)
+        ]
     captions += [""] * (across * down - len(ordered))
-    return _One(
-        grid=Grid(
-            title=title,
-            facts=facts,
-            x_name=", ".join(map(display, inside.names)),
-            columns=("",) * across,
-            rows=("",) * down,
-            captions=tuple(captions),
-            tile=tile,
-        ),
+    return style.sheet(
+        rows,
+        page=page,
         records={(*divmod(place, across), 0): row for place, row in enumerate(ordered)},
+        x_name=", ".join(map(display, inside.names)),
+        columns=("",) * across,
+        rows=("",) * down,
+        captions=tuple(captions),
     )
 
 
 def _tile_size(rows: Sequence[Record], tile: int | None) -> tuple[int, int]:
     """Return a box that every picture fits into, with sides in the proportion of the largest."""
-    width = max((row["width"] or 0 for row in rows), default=0) or _NATURAL_EDGE
-    height = max((row["height"] or 0 for row in rows), default=0) or _NATURAL_EDGE
+    width = max((row.get("width") or 0 for row in rows), default=0) or _NATURAL_EDGE
+    height = max((row.get("height") or 0 for row in rows), default=0) or _NATURAL_EDGE
     longest = max(width, height)
     scale = tile / longest if tile else min(1.0, _NATURAL_EDGE / longest)
     return max(1, round(width * scale)), max(1, round(height * scale))
@@ -497,7 +956,7 @@ def _tile_size(rows: Sequence[Record], tile: int | None) -> tuple[int, int]:
 
 def display(name: str) -> str:
     """Return a column's name as a label: a template variable without its prefix."""
-    return name.removeprefix(VAR_PREFIX)
+    return name.removeprefix(VAR_PREFIX).removesuffix(f" {_RANGED}")
 
 
 def show(value: object) -> str:
@@ -513,9 +972,16 @@ def show(value: object) -> str:
             return str(value)
 
 
+def show_number(value: object) -> str:
+    """Return a measured value with as many digits as one compares."""
+    return _brief(value) if isinstance(value, float) else show(value)
+
+
 _TIMES = "\N{MULTIPLICATION SIGN}"
 _UNSAID = frozenset({"", "default", "diffusers"})
 """Values that go without saying among the fixed settings."""
+_USED = frozenset({"width", "height"})
+"""Fields that a task may leave to the model: those still to do do not know them."""
 
 
 def _joined(text: str) -> str:
@@ -534,9 +1000,12 @@ def _listed(values: Sequence[Scalar]) -> str:
 def _facts(table: _Table, axes: Axes, inside: _Inside) -> tuple[str, ...]:
     """Return the lines below the title: what all pictures share, and what is inside a cell."""
     shared: dict[str, Any] = {}
-    for name in FIELDS:
-        values = {row.get(name) for row in table.rows} - {None}
-        if name != "dtype" and len(values) == 1 and not values <= _UNSAID:
+    variables = [name for name in table.columns if name.startswith(VAR_PREFIX)]
+    for name in (*FIELDS, *variables):
+        values = {row.get(name) for row in table.rows}
+        if name in _USED:
+            values -= {None}
+        if name != "dtype" and len(values) == 1 and not values <= _UNSAID | {None}:
             [shared[name]] = values
     lines = [
         f"{name.replace('_', ' ')}: {shared.pop(name)}"
@@ -544,20 +1013,23 @@ def _facts(table: _Table, axes: Axes, inside: _Inside) -> tuple[str, ...]:
         if name in shared
     ]
     size = [shared.pop(name, None) for name in ("width", "height")]
-    settings = [f"{name} {show(value)}" for name, value in shared.items()]
+    # What the prompt says already is not said twice.
+    settings = [
+        f"{display(name)} {show(value)}"
+        for name, value in shared.items()
+        if name in FIELDS or not any(show(value) in line for line in lines)
+    ]
     if None not in size:
         settings.append(f"{size[0]} {_TIMES} {size[1]}")
     if settings:
         lines.append(" · ".join(map(_joined, settings)))
-    if inside.slots > 1 and (axes.x or axes.y):
+    if inside.slots > 1 and (axes.across or axes.down):
         lines.append(f"in each cell: {inside.describe()}")
     return tuple(lines)
 
 
 def _count(rows: Sequence[Record], unseen: int) -> str:
-    numbers = dict.fromkeys(("rendered", "failed", MISSING), 0)
-    for row in rows:
-        numbers[row["status"]] += 1
+    numbers = Counter(row["status"] for row in rows)
     parts = [f"{numbers['rendered']:,} image" + ("" if numbers["rendered"] == 1 else "s")]
     if numbers["failed"]:
         parts.append(f"{numbers['failed']:,} failed")
@@ -569,42 +1041,90 @@ def _count(rows: Sequence[Record], unseen: int) -> str:
 # --- files --------------------------------------------------------------------------------------
 
 
-def _target(store: Store, out: str | os.PathLike[str] | None, **axes: str | None) -> Path:
-    """Return the file to write: as asked, or a PNG named after the axes in the output."""
-    if out is not None:
-        return Path(out)
-    named = "-".join(_slug(name) for name in axes.values() if name) or "sheet"
-    if "://" in store.url:
-        return Path(f"{_slug(store.url.rpartition('/')[2])}-{named}.png")
-    return Path(store.url) / "sheets" / f"{named}.png"
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Target:
+    """Where pages go: beside each other in a folder of this machine, or into an output."""
+
+    folder: str
+    """A folder, or the URL of an output with the folder inside it."""
+    stem: str
+    suffix: str
+
+    @classmethod
+    def of(
+        cls, store: Store, settings: SheetSettings, out: str | os.PathLike[str] | None
+    ) -> _Target:
+        """Return the file that was asked for, or one in the output."""
+        if out is not None:
+            path = Path(out)
+            return cls(folder=str(path.parent), stem=path.stem, suffix=path.suffix)
+        named = settings.file or _name(settings)
+        path = Path(named)
+        is_chosen = path.suffix.lower() in paint.SUFFIXES
+        return cls(
+            folder=f"{store.url}/{SHEETS}",
+            stem=path.stem if is_chosen else path.name,
+            suffix=path.suffix if is_chosen else ".png",
+        )
+
+    def write(self, count: int, pages: Iterator[Image.Image]) -> list[str]:
+        """Write pages and return their files. Each appears whole: no viewer sees half a picture.
+
+        Raises:
+            OutputError: they cannot be written.
+        """
+        if paint.holds_pages(self.suffix):
+            return [self._put(self.stem + self.suffix, pages)]
+        if count == 1:
+            return [self._put(self.stem + self.suffix, pages)]
+        digits = max(2, math.ceil(math.log10(count + 1)))
+        return [
+            self._put(f"{self.stem}-{number:0{digits}}{self.suffix}", [page])
+            for number, page in enumerate(pages, 1)
+        ]
+
+    def _put(self, name: str, pages: Iterable[Image.Image]) -> str:
+        if "://" in self.folder:
+            with tempfile.TemporaryDirectory() as place:
+                file = Path(place) / f"page{self.suffix}"
+                paint.save(file, pages)
+                open_files(self.folder).put(name, file.read_bytes())
+            return f"{self.folder}/{name}"
+        path = Path(self.folder) / name
+        # The suffix comes last, because the writers go by it.
+        temporary = path.with_name(f".{secrets.token_hex(4)}-{name}")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            paint.save(temporary, pages)
+            temporary.replace(path)
+        except OSError as error:
+            raise OutputError(
+                f"cannot write the sheet: {error.strerror or error}",
+                where=str(path),
+                hint="choose another place with --out FILE",
+            ) from error
+        finally:
+            with contextlib.suppress(OSError):
+                temporary.unlink()
+        return str(path)
+
+
+def _name(settings: SheetSettings) -> str:
+    """Return a name that says what a sheet shows, so that two sheets of a job have two names."""
+    axes = (settings.x, settings.y, settings.page, settings.super_x, settings.super_y)
+    words = [
+        *axes,
+        settings.sort and f"by-{settings.sort}",
+        settings.score and f"score-{settings.score}",
+        settings.diff_against and f"against-{settings.diff_against}",
+        settings.where and f"where-{settings.where}",
+        settings.theme if settings.theme != "light" else None,
+    ]
+    return "-".join(_slug(word) for word in words if word)[:_LONGEST_NAME] or "sheet"
+
+
+_LONGEST_NAME = 120
 
 
 def _slug(text: str) -> str:
     return re.sub(r"[^0-9A-Za-z_]+", "-", text).strip("-") or "x"
-
-
-def _number(target: Path, count: int) -> list[Path]:
-    if count == 1:
-        return [target]
-    digits = max(2, math.ceil(math.log10(count + 1)))
-    return [
-        target.with_name(f"{target.stem}-{number:0{digits}}{target.suffix}")
-        for number in range(1, count + 1)
-    ]
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all: a viewer that watches it never sees half a picture."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(data)
-        temporary.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise OutputError(
-            f"cannot write the sheet: {error.strerror or error}",
-            where=str(path),
-            hint="choose another place with --out FILE",
-        ) from error

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from farm.errors import ManifestError
 from farm.grid import expand
-from farm.manifest import Job, load, resolve_yaml
+from farm.manifest import Job, SheetSettings, load, resolve_yaml
 from farm.manifest.expression import ExpressionError, match_mapping, parse_expression
 from farm.manifest.matrix import KEYWORDS
 from farm.manifest.reader import JOB_KEYS
@@ -190,6 +190,26 @@ def test_an_override_reaches_axes_in_included_files_and_finds_files_beside_the_j
 
 def test_of_two_overrides_the_later_one_counts() -> None:
     assert values("matrix: {seed: 1}", "seed", overrides=("seed=2", "seed=[3, 4]")) == [3, 4]
+
+
+def test_sheets_are_read_and_written_back() -> None:
+    text = """
+matrix: {style: [oil, ink], cfg: [1, 2], seed: 1..3}
+sheets:
+  - {x: cfg, y: style, super_x: seed, where: "seed < 3", theme: dark, tile: 96}
+  - {sort: sharpness desc, score: brightness, file: best.pdf}
+  - {x: guidance_scale, diff_against: guidance_scale=1}
+"""
+    job = read_job(text)
+    assert job.sheets == (
+        SheetSettings(
+            x="guidance_scale", y="style", super_x="seed", where="seed < 3", theme="dark", tile=96
+        ),
+        SheetSettings(sort="sharpness desc", score="brightness", file="best.pdf"),
+        SheetSettings(x="guidance_scale", diff_against="guidance_scale=1"),
+    )
+    assert read_job("matrix: {seed: 1}\nsheets: {x: seed}").sheets == (SheetSettings(x="seed"),)
+    assert read_job(resolve_yaml(job)).sheets == job.sheets
 
 
 def test_the_file_name_speaks_of_fields_by_their_own_names() -> None:

@@ -54,16 +54,18 @@ def make_output(tmp_path: Path) -> MakeOutput:
         job: str | None = None,
         name: str = "out",
         draw: Callable[[TaskSpec], bytes] = picture,
+        facts: Callable[[TaskSpec], Mapping[str, Any]] = lambda _: {},
+        job_name: str = "assets",
     ) -> str:
         store = Store.open(tmp_path / name, create=True)
         run = store.begin_run()
         rows = []
         failures = failed or {}
         for number, one in enumerate([*tasks, *failures]):
-            facts: dict[str, Any] = {
+            known: dict[str, Any] = {
                 "task": one,
                 "task_id": task_id(one),
-                "job": "assets",
+                "job": job_name,
                 "run": run,
                 "attempt": 1,
                 "width": one.width,
@@ -75,13 +77,14 @@ def make_output(tmp_path: Path) -> MakeOutput:
                 "node": "node",
             }
             if one in failures:
-                facts |= {"error_kind": "bad_output", "error_message": failures[one]}
-                rows.append(Row(status="failed", **facts))
+                known |= {"error_kind": "bad_output", "error_message": failures[one]}
+                rows.append(Row(status="failed", **known))
                 continue
             image = store.put_image(one, draw(one), suffix=".png")
-            facts |= {"image_path": image.path, "image_sha256": image.sha256}
-            facts |= {"image_bytes": image.size, "render_ms": 10.0, "denoiser_evaluations": 40}
-            rows.append(Row(status="rendered", **facts))
+            known |= {"image_path": image.path, "image_sha256": image.sha256}
+            known |= {"image_bytes": image.size, "render_ms": 10.0, "denoiser_evaluations": 40}
+            known |= facts(one)
+            rows.append(Row(status="rendered", **known))
         if rows:
             store.commit(rows, run=run, chunk="c1", attempt=1)
         if job is not None:

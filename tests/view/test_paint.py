@@ -1,22 +1,28 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from farm.errors import InputError
-from farm.view.layout import Grid, Layout, Style, lay_out
+from farm.errors import InputError, StoreError
+from farm.view.layout import Grid, Layout, Legend, Style, lay_out
 from farm.view.paint import (
+    DARK,
+    LIGHT,
     Missing,
     Picture,
-    encode,
+    Score,
+    Theme,
     image_format,
     limits_of,
     paint,
+    save,
 )
 from farm.view.typeface import measure
 
@@ -156,14 +162,130 @@ def test_a_reason_fits_any_slot(edge: int) -> None:
     paint(layout, {(0, 0, 0): Missing(headline="out of memory", reason=reason, is_failure=True)})
 
 
-@pytest.mark.parametrize("suffix", [".png", ".jpg", ".JPEG", ".webp"])
-def test_sheets_are_written_in_the_format_of_their_name(suffix: str) -> None:
+LOSSLESS = (".png", ".webp", ".tif", ".tiff")
+
+
+@pytest.mark.parametrize("suffix", [*LOSSLESS, ".jpg", ".JPEG"])
+def test_sheets_are_written_in_the_format_of_their_name(suffix: str, tmp_path: Path) -> None:
     image = Image.fromarray(noise(40, 30))
-    with Image.open(io.BytesIO(encode(image, suffix))) as written:
+    save(tmp_path / f"s{suffix}", [image])
+    with Image.open(tmp_path / f"s{suffix}") as written:
         assert written.format == image_format(suffix)
         assert written.size == (40, 30)
-        if suffix != ".jpg" and suffix.lower() != ".jpeg":
+        if suffix in LOSSLESS:
+            assert (np.asarray(written.convert("RGB")) == np.asarray(image)).all()
+
+
+def test_a_tiff_holds_all_pages_one_after_the_other(tmp_path: Path) -> None:
+    pages = [Image.fromarray(noise(40 + page, 30, seed=page)) for page in range(3)]
+    save(tmp_path / "s.tif", iter(pages))
+    with Image.open(tmp_path / "s.tif") as written:
+        assert written.n_frames == 3  # type: ignore[attr-defined]  # of TIFF files
+        for page, image in enumerate(pages):
+            written.seek(page)
             assert (np.asarray(written) == np.asarray(image)).all()
+
+
+def test_a_pdf_holds_all_pages(tmp_path: Path) -> None:
+    save(tmp_path / "s.pdf", (Image.fromarray(noise(40 + page, 30)) for page in range(3)))
+    data = (tmp_path / "s.pdf").read_bytes()
+    assert data.startswith(b"%PDF-")
+    assert [int(width) for width in re.findall(rb"/Width (\d+)", data)] == [40, 41, 42]
+    assert b"/Count 3" in data
+
+
+def test_a_theme_changes_the_page_and_no_picture() -> None:
+    layout = sheet((40, 40))
+    image = noise(40, 40)
+    light, dark = (
+        paint(layout, {(0, 0, 0): Picture(read=source(image))}, theme) for theme in (LIGHT, DARK)
+    )
+    assert (slot_pixels(layout, light) == image).all()
+    assert (slot_pixels(layout, dark) == image).all()
+    assert np.asarray(light)[0, 0].min() > 200
+    assert np.asarray(dark)[0, 0].max() < 60
+
+
+def contrast(one: tuple[int, int, int], other: tuple[int, int, int]) -> float:
+    """Contrast ratio of two colours, as WCAG 2.2 defines it."""
+
+    def luminance(colour: tuple[int, int, int]) -> float:
+        parts = [level / 255 for level in colour]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4
+                  for part in parts]  # fmt: skip
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    dark, light = sorted((luminance(one), luminance(other)))
+    return (light + 0.05) / (dark + 0.05)
+
+
+@pytest.mark.parametrize("theme", [LIGHT, DARK])
+def test_type_can_be_read_on_its_ground(theme: Theme) -> None:
+    for style in (Style.TITLE, Style.LABEL, Style.FACT):
+        assert contrast(theme.ink[style], theme.paper) >= 4.5
+    assert contrast(theme.ink[Style.AXIS], theme.paper) >= 3
+    assert contrast(theme.failure.ink, theme.failure.ground) >= 4.5
+    assert contrast(theme.missing.ink, theme.missing.ground) >= 3
+
+
+def test_a_difference_is_black_where_two_pictures_agree() -> None:
+    layout = sheet((40, 40))
+    one = noise(40, 40)
+    other = one.copy()
+    other[10:20, 10:20] ^= 1  # the least difference there is
+    both = Picture(read=source(one), less=source(other))
+    found = slot_pixels(layout, paint(layout, {(0, 0, 0): both}))
+    assert (found[10:20, 10:20] == 16).all()
+    found = found.copy()
+    found[10:20, 10:20] = 0
+    assert not found.any()
+
+
+def test_pictures_of_two_sizes_have_no_difference() -> None:
+    layout = sheet((40, 40))
+    both = Picture(read=source(noise(40, 40)), less=source(noise(40, 32)))
+    found = slot_pixels(layout, paint(layout, {(0, 0, 0): both}))
+    assert np.ptp(found.reshape(-1, 3).mean(axis=0)) < 5  # hatched grey: no failure
+
+
+def test_the_strip_below_a_picture_has_the_colour_of_its_score() -> None:
+    grid = Grid(
+        title="t", columns=("",) * 3, rows=("",), tile=(40, 40), strip=6,
+        legend=Legend(name="sharpness", low="0", high="9"),
+    )  # fmt: skip
+    layout = lay_out(grid, measure)
+    contents = {
+        (0, place, 0): Picture(
+            read=source(noise(40, 40)), score=Score(text=str(place), share=place / 2)
+        )
+        for place in range(3)
+    }
+    pixels = np.asarray(paint(layout, contents))
+    scale = layout.scale
+    assert scale is not None
+    ends = [pixels[scale.top, scale.left], pixels[scale.top, scale.right - 1]]
+    strips = [
+        pixels[slot.strip.top : slot.strip.bottom, slot.strip.left : slot.strip.right]
+        for slot in layout.slots
+    ]
+    assert all((strip == strip[0, 0]).all() for strip in strips)
+    assert (strips[0][0, 0] == ends[0]).all()
+    assert (strips[2][0, 0] == ends[1]).all()
+    brightness = [int(strip[0, 0].sum()) for strip in strips]
+    assert brightness == sorted(brightness)
+
+
+def test_a_store_that_fails_is_a_failure_in_its_own_cell() -> None:
+    def refuse() -> bytes:
+        raise StoreError("cannot read: Input/output error", where="images/a.png")
+
+    layout = sheet((48, 48), columns=2)
+    good = noise(48, 48)
+    contents = {(0, 0, 0): Picture(read=refuse), (0, 1, 0): Picture(read=source(good))}
+    painted = paint(layout, contents)
+    red, green, _ = slot_pixels(layout, painted, 0).reshape(-1, 3).mean(axis=0)
+    assert red > green + 5
+    assert (slot_pixels(layout, painted, 1) == good).all()
 
 
 @pytest.mark.parametrize("suffix", [".gif", ""])
@@ -173,9 +295,10 @@ def test_other_formats_are_refused(suffix: str) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".webp"])
-def test_the_longest_page_of_a_format_can_be_written(suffix: str) -> None:
+def test_the_longest_page_of_a_format_can_be_written(suffix: str, tmp_path: Path) -> None:
     edge = limits_of(suffix).edge
-    with Image.open(io.BytesIO(encode(Image.new("RGB", (edge, 1)), suffix))) as written:
+    save(tmp_path / f"s{suffix}", [Image.new("RGB", (edge, 1))])
+    with Image.open(tmp_path / f"s{suffix}") as written:
         assert written.size == (edge, 1)
 
 

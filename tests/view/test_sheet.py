@@ -1,17 +1,25 @@
 from __future__ import annotations
 
+import io
 import itertools
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from farm.errors import InputError, OutputError
-from farm.task import TaskSpec, task_digest
-from farm.view.sheet import choose_axes, make_sheet, show
+from farm.manifest import SheetSettings
+from farm.store.files import open_files
+from farm.task import TaskSpec, task_digest, task_id
+from farm.view import sheet as sheets
+from farm.view.query import catalog
+from farm.view.sheet import choose_axes, nice_edges, show
 
 MakeTask = Callable[..., TaskSpec]
 MakeOutput = Callable[..., str]
@@ -27,6 +35,12 @@ matrix:
   sampler: [euler, ddim]
   seed: 1..3
 """
+
+
+def make_sheet(
+    output: str, *, out: Path | str | None = None, max_pixels: int | None = None, **settings: Any
+) -> list[str]:
+    return sheets.make_sheet(output, SheetSettings(**settings), out=out, max_pixels=max_pixels)
 
 
 def read(path: str) -> Pixels:
@@ -272,11 +286,11 @@ def test_aliases_and_bare_variables_name_columns(
     ],
 )
 def test_what_cannot_be_shown_is_refused(
-    options: dict[str, str], assets: Assets, make_output: MakeOutput
+    options: dict[str, Any], assets: Assets, make_output: MakeOutput
 ) -> None:
     output = make_output(assets.values(), job=JOB)
     with pytest.raises(InputError):
-        make_sheet(output, **options)  # type: ignore[arg-type]  # keywords by name
+        make_sheet(output, **options)
 
 
 def test_a_place_that_cannot_be_written_is_an_error_of_the_output(
@@ -292,6 +306,225 @@ def test_nothing_is_left_behind_in_the_output(assets: Assets, make_output: MakeO
     output = make_output(assets.values(), job=JOB)
     [file] = make_sheet(output)
     assert [path.name for path in (Path(output) / "sheets").iterdir()] == [Path(file).name]
+
+
+# --- groups, orders, scores, differences --------------------------------------------------------
+
+
+def test_super_axes_group_rows_and_columns(
+    assets: Assets, make_output: MakeOutput, tmp_path: Path
+) -> None:
+    output = make_output(assets.values(), job=JOB)
+    [file] = make_sheet(
+        output, x="seed", y="sampler", super_x="subject", out=tmp_path / "across.png"
+    )
+    places = {key: place_of(one, read(file)) for key, one in assets.items()}
+    lefts = [places[s, "euler", seed] for s in ("sword", "axe") for seed in (1, 2, 3)]
+    found = [place[0] for place in lefts if place]
+    assert found == sorted(found)
+    steps = np.diff(found)
+    assert len(set(steps)) == 2  # the step between groups is wider than the others
+    assert steps.argmax() == 2
+    [file] = make_sheet(output, x="seed", y="sampler", super_y="subject", out=tmp_path / "down.png")
+    places = {key: place_of(one, read(file)) for key, one in assets.items()}
+    tops = [places[s, name, 1] for s in ("sword", "axe") for name in ("euler", "ddim")]
+    found = [place[1] for place in tops if place]
+    assert found == sorted(found)
+    assert np.diff(found).argmax() == 1
+
+
+def facts_of(task: TaskSpec) -> dict[str, Any]:
+    """Pictures of one colour, whose brightness the catalog is told."""
+    return {"brightness": sum(task_digest(task)[:3]) / 765, "sharpness": float(task.seed)}
+
+
+def test_a_sorted_sheet_is_one_ranking(
+    assets: Assets, make_output: MakeOutput, tmp_path: Path
+) -> None:
+    output = make_output(assets.values(), job=JOB, facts=facts_of)
+    [file] = make_sheet(output, sort="brightness desc", out=tmp_path / "s.png")
+    sheet = read(file)
+    places = {one: place_of(one, sheet) for one in assets.values()}
+    order = sorted(places, key=lambda one: (places[one] or (0, 0))[::-1])
+    assert order == sorted(places, key=lambda one: -facts_of(one)["brightness"])
+
+
+def test_pictures_of_a_cell_are_sorted_too(
+    assets: Assets, make_output: MakeOutput, tmp_path: Path
+) -> None:
+    output = make_output(assets.values(), job=JOB, facts=facts_of)
+    [file] = make_sheet(
+        output, x="sampler", y="subject", sort="sharpness desc", out=tmp_path / "s.png"
+    )
+    sheet = read(file)
+    places = [place_of(assets["sword", "euler", seed], sheet) or (0, 0) for seed in (3, 2, 1)]
+    assert places == sorted(places, key=lambda place: place[::-1])
+
+
+def test_a_measured_column_becomes_an_axis_of_ranges(
+    task: MakeTask, make_output: MakeOutput, tmp_path: Path
+) -> None:
+    tasks = [task(prompt="an apple", seed=seed) for seed in range(40)]
+    output = make_output(tasks, facts=facts_of)
+    [file] = make_sheet(output, x="brightness", out=tmp_path / "s.png")
+    sheet = read(file)
+    places = {one: place_of(one, sheet) for one in tasks}
+    assert None not in places.values()
+    columns = [
+        [facts_of(one)["brightness"] for one in tasks if (places[one] or (0, 0))[0] == left]
+        for left in sorted({place[0] for place in places.values() if place})
+    ]
+    assert max(columns[0]) < min(columns[-1])
+
+
+@given(st.floats(-1e6, 1e6), st.floats(1e-3, 1e6))
+def test_edges_are_few_round_and_hold_everything(low: float, span: float) -> None:
+    high = low + span
+    edges = nice_edges(low, high)
+    assert edges[0] <= low + 1e-9 * max(abs(low), 1)
+    assert high <= edges[-1] + 1e-9 * max(abs(high), 1)
+    assert 2 <= len(edges) <= 12
+    steps = np.diff(edges)
+    assert np.allclose(steps, steps[0], rtol=1e-3)
+
+
+def test_differences_are_black_where_nothing_differs(
+    assets: Assets, make_output: MakeOutput, tmp_path: Path
+) -> None:
+    def draw(one: TaskSpec) -> bytes:
+        level = 100 if one.sampler == "euler" or one.seed == 1 else 104
+        sink = io.BytesIO()
+        Image.new("RGB", (32, 32), (level, 100, 100)).save(sink, "PNG")
+        return sink.getvalue()
+
+    output = make_output(assets.values(), job=JOB, draw=draw)
+    [file] = make_sheet(
+        output, x="sampler", y="subject", diff_against="sampler=euler", out=tmp_path / "s.png"
+    )
+    sheet = read(file)
+    counts = [
+        int((sheet == colour).all(axis=-1).sum()) // 1024
+        for colour in ((100, 100, 100), (0, 0, 0), (32, 0, 0))
+    ]
+    assert counts == [6, 2, 4]  # references, equal ones, and those that differ by four levels
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ("sampler", "column=value"),
+        ("sampler=eulr", "did you mean 'euler'"),
+        ("cfg=1", "is no axis of this sheet"),
+        ("smapler=x", "did you mean 'sampler'"),
+    ],
+)
+def test_a_difference_to_nothing_is_refused(
+    asked: str, said: str, assets: Assets, make_output: MakeOutput
+) -> None:
+    with pytest.raises(InputError, match=said):
+        make_sheet(make_output(assets.values(), job=JOB), diff_against=asked)
+
+
+def test_a_score_has_numbers(assets: Assets, make_output: MakeOutput, tmp_path: Path) -> None:
+    output = make_output(assets.values(), job=JOB, facts=facts_of)
+    plain = make_sheet(output, x="sampler", y="subject", out=tmp_path / "plain.png")
+    scored = make_sheet(
+        output, x="sampler", y="subject", score="brightness", out=tmp_path / "scored.png"
+    )
+    assert read(scored[0]).shape[0] > read(plain[0]).shape[0]
+    for column in ("prompt", "eta"):
+        with pytest.raises(InputError, match=r"numbers|no values"):
+            make_sheet(output, score=column)
+
+
+def test_an_axis_of_ten_thousand_values_asks_for_paging(
+    make_output: MakeOutput, tmp_path: Path
+) -> None:
+    job = "name: j\nbackend: pattern\nmatrix:\n  sampler: [euler, ddim]\n  seed: 1..10000\n"
+    with pytest.raises(InputError, match=r"10,000 values.*[\s\S]*--page"):
+        make_sheet(make_output([], job=job), x="seed", y="sampler", out=tmp_path / "s.png")
+
+
+def test_an_image_that_was_deleted_is_hatched(
+    assets: Assets, make_output: MakeOutput, tmp_path: Path
+) -> None:
+    output = make_output(assets.values(), job=JOB)
+    [before] = make_sheet(output, x="sampler", y="subject", out=tmp_path / "before.png")
+    gone = assets["axe", "ddim", 2]
+    left, top = place_of(gone, read(before)) or (0, 0)
+    frame = catalog(output).to_pandas()
+    [victim] = frame[frame["task_id"] == task_id(gone)]["image_file"]
+    Path(victim).unlink()
+    [after] = make_sheet(output, x="sampler", y="subject", out=tmp_path / "after.png")
+    red, green, _ = read(after)[top : top + 32, left : left + 32].reshape(-1, 3).mean(axis=0)
+    assert red > green + 5
+    for one in assets.values():
+        assert one is gone or place_of(one, read(after)) == place_of(one, read(before))
+
+
+def test_pictures_of_several_sizes_share_a_sheet(
+    task: MakeTask, make_output: MakeOutput, tmp_path: Path
+) -> None:
+    sizes = [(32, 32), (64, 32), (32, 96)]
+    tasks = [
+        task(prompt="an apple", width=w, height=h, seed=seed) for w, h in sizes for seed in (1, 2)
+    ]
+    [file] = make_sheet(make_output(tasks), x="seed", out=tmp_path / "s.png")
+    sheet = read(file)
+    for one in tasks:
+        colour = tuple(task_digest(one)[:3])
+        inked = int((sheet == colour).all(axis=-1).sum())
+        assert inked == (one.width or 0) * (one.height or 0) * (4 if one.width == 32 == one.height
+                                                                else 1)  # fmt: skip
+
+
+def test_several_jobs_share_a_sheet(
+    task: MakeTask, make_output: MakeOutput, tmp_path: Path
+) -> None:
+    output = make_output([task(seed=1)], job_name="first")
+    make_output([task(seed=2)], job_name="second")
+    [file] = make_sheet(output, x="job", out=tmp_path / "s.png")
+    sheet = read(file)
+    first, second = (place_of(task(seed=seed), sheet) for seed in (1, 2))
+    assert first is not None
+    assert second is not None
+    assert first[0] < second[0]
+    assert first[1] == second[1]
+
+
+@pytest.mark.parametrize("suffix", [".pdf", ".tif"])
+def test_all_pages_are_in_one_file(
+    suffix: str, assets: Assets, make_output: MakeOutput, tmp_path: Path
+) -> None:
+    output = make_output(assets.values(), job=JOB)
+    files = make_sheet(output, x="sampler", page="subject", out=tmp_path / f"s{suffix}")
+    assert files == [str(tmp_path / f"s{suffix}")]
+    assert [path.name for path in tmp_path.glob("*s.*")] == [f"s{suffix}"]
+
+
+def test_large_images_are_shown_from_thumbnails_that_are_kept(
+    task: MakeTask, make_output: MakeOutput, tmp_path: Path
+) -> None:
+    one = task(prompt="an apple", width=512, height=512)
+    output = make_output([one])
+    make_sheet(output, tile=100, out=tmp_path / "s.png")
+    [kept] = Path(output, "thumbnails").rglob("*.webp")
+    assert kept.parts[-3] == "128"
+    make_sheet(output, tile=500, out=tmp_path / "s.png")  # hardly reduced: the image itself
+    assert [kept] == list(Path(output, "thumbnails").rglob("*.webp"))
+
+
+def test_a_sheet_of_an_object_store_goes_there(task: MakeTask, make_output: MakeOutput) -> None:
+    source = make_output([task(seed=1), task(seed=2)])
+    place = f"memory://{secrets.token_hex(6)}/out"
+    files = open_files(place)
+    for path in Path(source).rglob("*"):
+        if path.is_file():
+            files.put(path.relative_to(source).as_posix(), path.read_bytes())
+    [sheet] = make_sheet(place, x="seed")
+    assert sheet == f"{place}/sheets/seed.png"
+    with Image.open(io.BytesIO(files.get("sheets/seed.png"))) as image:
+        assert image.format == "PNG"
 
 
 # --- choosing axes ------------------------------------------------------------------------------
