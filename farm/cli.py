@@ -224,7 +224,11 @@ def query(
     output: Output,
     sql: Annotated[
         str | None,
-        typer.Argument(help="A SELECT over the table `catalog`.", show_default=False),
+        typer.Argument(
+            metavar="SQL|VIEW",
+            help="A SELECT over the table `catalog`, or the name of a view.",
+            show_default=False,
+        ),
     ] = None,
     *,
     where: Where = None,
@@ -235,10 +239,22 @@ def query(
     format_: Annotated[
         str, typer.Option("--format", help="table, csv, json or parquet.", metavar="FORMAT")
     ] = "table",
+    save: Annotated[
+        str | None, typer.Option(help="Keep the SQL in the output as a view.", metavar="NAME")
+    ] = None,
+    views: Annotated[bool, typer.Option("--views", help="List the views there are.")] = False,
 ) -> None:
-    """Ask the catalog: DuckDB SQL over one row per finished task."""
+    """Ask the catalog: DuckDB SQL over one row per finished task.
+
+    Views are questions with a name: failures, timings, workers, blank, duplicates, and yours.
+    """
     from farm.view import query as queries
 
+    if save is not None:
+        queries.save_view(output, save, sql, where=where)
+    if views:
+        queries.print_table(queries.list_views(output), format_=format_)
+        return
     wanted = [name.strip() for name in columns.split(",")] if columns else None
     table = queries.query(output, sql, where=where, columns=wanted, limit=limit)
     queries.print_table(table, format_=format_)

@@ -10,6 +10,7 @@ DuckDB is known to this module alone.
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import decimal
 import io
@@ -23,6 +24,7 @@ import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,6 +39,7 @@ from farm.store.catalog import SCHEMA
 from farm.store.row import RESULT_FIELDS
 from farm.store.votes import CHOICES, Ballot, choices
 from farm.task import ALIASES, FIELDS
+from farm.view.duplicates import duplicates_table
 from farm.view.words import shorten
 
 if TYPE_CHECKING:
@@ -181,14 +184,24 @@ def query(
 
     `where` is a SQL expression (`guidance_scale > 6 and sampler = 'ddim'`) that leaves out rows
     before `sql` sees them. Without `sql`, the answer is those rows, with `columns` if any are
-    named. `limit` cuts the answer, not the rows it is computed from.
+    named. `limit` cuts the answer, not the rows it is computed from. `sql` may name a view, one of
+    `VIEWS` or a saved one, and SQL may ask views as it asks the table.
 
     Raises:
         OutputError: there is no readable output at `output`.
         InputError: the SQL is not a question, or DuckDB cannot answer it.
     """
     store = Store.open(output)
-    question = _Question(sql=sql, where=where, columns=tuple(columns or ()), limit=limit)
+    question = _Question(
+        sql=sql,
+        where=where,
+        columns=tuple(columns or ()),
+        limit=limit,
+        views={
+            **VIEWS,
+            **{name: View(sql=text, doc=SAVED) for name, text in _saved(store).items()},
+        },
+    )
     if needed := question.reads():
         # Most questions need a few of some forty columns. Should this one be wrong after all, the
         # whole catalog is asked, for an error that knows all columns.
@@ -206,6 +219,103 @@ def ask(table: pa.Table, sql: str | None = None, *, where: str | None = None) ->
     return _Question(sql=sql, where=where).answer(table)
 
 
+# --- views -------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """A question under a name, which other questions may ask like a table."""
+
+    doc: str
+    sql: str
+    """Over `catalog`; of `duplicates`, which SQL cannot tell, it only names the rows."""
+
+
+SAVED = "saved with --save"
+_DUPLICATES = "duplicates"
+VIEWS: Mapping[str, View] = MappingProxyType(
+    {
+        "failures": View(
+            doc="Failures by kind and message, the most frequent first.",
+            sql="SELECT error_kind, error_message, count(*) AS tasks, "
+            "min(prompt) AS for_example, max(finished_at) AS latest "
+            "FROM catalog WHERE status = 'failed' GROUP BY ALL ORDER BY tasks DESC, error_message",
+        ),
+        "timings": View(
+            doc="What an image took, by model and settings, the slowest first.",
+            sql="SELECT model, backend, dtype, device, sampler, num_inference_steps, width, "
+            "height, count(*) AS images, round(avg(render_ms), 1) AS render_ms, "
+            "round(avg(render_ms / nullif(denoiser_evaluations, 0)), 2) AS evaluation_ms, "
+            "round(avg(encode_ms), 2) AS encode_ms, round(avg(batch_size), 1) AS batch_size "
+            "FROM catalog WHERE status = 'rendered' GROUP BY ALL ORDER BY render_ms DESC",
+        ),
+        "workers": View(
+            doc="What each worker did.",
+            sql="SELECT worker, node, device, count(*) FILTER (status = 'rendered') AS rendered, "
+            "count(*) FILTER (status = 'failed') AS failed, "
+            "round(sum(render_ms) / 1000, 1) AS busy_s, min(started_at) AS first, "
+            "max(finished_at) AS last FROM catalog GROUP BY ALL ORDER BY worker",
+        ),
+        "blank": View(
+            doc="Pictures of hardly more than one tone.",
+            sql="SELECT * FROM catalog WHERE contrast < 0.01 ORDER BY contrast",
+        ),
+        _DUPLICATES: View(
+            doc="Pictures that look nearly the same, in groups, the largest first.",
+            sql="SELECT * FROM catalog WHERE phash IS NOT NULL",
+        ),
+    }
+)
+"""Views that every catalog has."""
+_VIEW_FILES = "views/"
+_NAME = re.compile(r"[A-Za-z_][0-9A-Za-z_]{0,62}")
+
+
+def save_view(output: str, name: str, sql: str | None, *, where: str | None = None) -> None:
+    """Keep a question in the output, under a name that later questions may use.
+
+    Without `sql`, it is for the rows for which `where` holds.
+
+    Raises:
+        OutputError: there is no writable output at `output`.
+        InputError: the name is taken or cannot be one, or the SQL cannot be answered.
+    """
+    if not _NAME.fullmatch(name) or name.lower() in {TABLE, "every_row", *VIEWS}:
+        raise InputError(
+            f"'{name}' cannot name a view",
+            hint=f"use letters, digits and underscores, and none of {', '.join((TABLE, *VIEWS))}",
+        )
+    if sql is None:
+        kept = f" WHERE {where}" if where else ""
+        sql = f"SELECT * FROM {TABLE}{kept}"  # noqa: S608 - see _connect
+    query(output, sql, limit=0)
+    Store.open(output).control.write(f"{_VIEW_FILES}{name}.sql", sql)
+
+
+def list_views(output: str) -> pa.Table:
+    """Return a table of the views of an output: `view`, `shows`, `sql`.
+
+    Raises:
+        OutputError: there is no readable output at `output`.
+    """
+    views = [(name, view.doc, view.sql) for name, view in VIEWS.items()]
+    views += [(name, SAVED, sql) for name, sql in _saved(Store.open(output)).items()]
+    names, docs, texts = zip(*views, strict=True)
+    return pa.table({"view": names, "shows": docs, "sql": texts})
+
+
+def _saved(store: Store) -> Mapping[str, str]:
+    names = store.control.names(_VIEW_FILES)
+    texts = {name: store.control.read(name) for name in names if name.endswith(".sql")}
+    return {
+        name.removeprefix(_VIEW_FILES).removesuffix(".sql"): text
+        for name, text in texts.items()
+        if text is not None
+    }
+
+
+# --- questions ---------------------------------------------------------------------------------
+
 _VARIABLE = re.compile(rf'"({VAR_PREFIX}[^"]+)"|\b({VAR_PREFIX}\w+)')
 _COLUMNS = re.compile(r"\bcolumns\s*\(", re.IGNORECASE)
 """DuckDB's way to choose columns by a pattern, which no other column can stand in for."""
@@ -220,6 +330,7 @@ class _Question:
     where: str | None = None
     columns: tuple[str, ...] = ()
     limit: int | None = None
+    views: Mapping[str, View] = dataclasses.field(default_factory=lambda: VIEWS)
 
     def answer(self, table: pa.Table) -> pa.Table:
         """Return the answer about this table."""
@@ -234,7 +345,11 @@ class _Question:
         names the columns to scan. What the plan only mentions counts as well. Which variables a
         catalog has is not known yet, so one of no possible name stands for all that `*` may mean.
         """
-        text = f"{self.sql or ''} {self.where or ''}"
+        views = self._mentioned(self.sql or "")
+        if _DUPLICATES in views:
+            return ()  # they are whole rows, and found in Python
+        asked = " ".join(self.views[name].sql for name in views)
+        text = f"{self.sql or ''} {self.where or ''} {asked}"
         if _COLUMNS.search(text):
             return ()
         variables = {quoted or bare for quoted, bare in _VARIABLE.findall(text)}
@@ -264,6 +379,8 @@ class _Question:
             )
         listed = ", ".join(_quote(name) for name in names) or "*"
         sql = f"SELECT {listed} FROM {TABLE}" if self.sql is None else self.sql  # noqa: S608 - see _connect
+        if sql.strip() in self.views:
+            sql = f"SELECT * FROM {_quote(sql.strip())}"  # noqa: S608 - see _connect
         # The line break keeps a comment at the end of `where` from swallowing the parenthesis.
         kept = f"WHERE ({self.where}\n)" if self.where and self.where.strip() else ""
         view = f"CREATE VIEW {TABLE} AS SELECT * FROM every_row {kept}"  # noqa: S608 - see _connect
@@ -272,10 +389,34 @@ class _Question:
                 connection.register("every_row", table)
                 _require_one(connection, view)
                 connection.execute(view)
+                for name in self._mentioned(sql):
+                    self._create(connection, name)
                 _require_question(connection, sql)
                 yield connection, sql
             except duckdb.Error as error:
                 raise _explain(error, table.column_names) from None
+
+    def _mentioned(self, sql: str) -> list[str]:
+        """Return the views that SQL needs, each after those that it needs itself."""
+        found: dict[str, None] = {}
+
+        def visit(text: str, above: tuple[str, ...]) -> None:
+            for word in dict.fromkeys(re.findall(r"\w+", text)):
+                if word in self.views and word not in above:
+                    visit(self.views[word].sql, (*above, word))
+                    found.setdefault(word)
+
+        visit(sql, ())
+        return list(found)
+
+    def _create(self, connection: duckdb.DuckDBPyConnection, name: str) -> None:
+        sql = self.views[name].sql
+        _require_question(connection, sql)
+        if name == _DUPLICATES:
+            rows = connection.sql(sql).to_arrow_table()
+            connection.register(name, duplicates_table(rows))
+        else:
+            connection.execute(f"CREATE VIEW {_quote(name)} AS {sql}")
 
 
 def resolve_column(name: str, known: Sequence[str]) -> str:

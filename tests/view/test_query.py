@@ -19,7 +19,16 @@ from hypothesis import strategies as st
 from farm.errors import InputError, OutputError
 from farm.store import Store
 from farm.task import TaskSpec
-from farm.view.query import ask, catalog, query, render_table, widen
+from farm.view.query import (
+    VIEWS,
+    ask,
+    catalog,
+    list_views,
+    query,
+    render_table,
+    save_view,
+    widen,
+)
 from farm.view.words import shorten
 
 MakeTask = Callable[..., TaskSpec]
@@ -379,3 +388,74 @@ def test_a_shortened_text_fits_and_keeps_both_ends(text: str, width: int) -> Non
     assert "\n" not in short
     if "…" not in short:
         assert short.split() == text.split()
+
+
+# --- views --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", VIEWS)
+def test_every_view_can_be_asked(name: str, output: str) -> None:
+    answer = query(output, name)
+    assert answer.num_columns > 1
+    assert query(output, f"select count(*) as n from {name}")["n"].to_pylist() == [len(answer)]
+
+
+def test_views_of_an_output_without_rows_are_empty(make_output: MakeOutput) -> None:
+    empty = make_output([])
+    assert [query(empty, name).num_rows for name in VIEWS] == [0] * len(VIEWS)
+
+
+def test_failures_are_counted_by_kind_and_message(task: MakeTask, make_output: MakeOutput) -> None:
+    failed = {task(seed=seed): "too black" if seed < 3 else "too white" for seed in range(4)}
+    [first, second] = query(make_output([], failed=failed), "failures").to_pylist()
+    assert (first["error_message"], first["tasks"]) == ("too black", 3)
+    assert (second["error_message"], second["tasks"]) == ("too white", 1)
+
+
+def test_near_duplicates_are_grouped(task: MakeTask, make_output: MakeOutput) -> None:
+    hashes = ["ffffffffffffffff", "ffffffffffffff0f", "0123456789abcdef", "fffffffffffffffe"]
+    tasks = [task(seed=seed) for seed in range(4)]
+    output = make_output(tasks, facts=lambda one: {"phash": hashes[one.seed]})
+    answer = query(output, "select duplicate_group, duplicates, seed from duplicates order by seed")
+    assert answer.to_pylist() == [
+        {"duplicate_group": 1, "duplicates": 3, "seed": seed} for seed in (0, 1, 3)
+    ]
+    assert query(output, "duplicates", where="seed > 0").num_rows == 0
+    assert query(output, "duplicates", columns=None, limit=2).num_rows == 2
+
+
+def test_a_view_is_kept_and_may_use_another(output: str) -> None:
+    save_view(output, "many", "select * from catalog where seed > 0")
+    save_view(output, "fewer", "select sampler, count(*) as n from many group by 1")
+    direct = query(output, "select sampler, count(*) as n from catalog where seed > 0 group by 1")
+    assert query(output, "fewer").sort_by("sampler") == direct.sort_by("sampler")
+    save_view(output, "chosen", None, where="sampler = 'ddim'")
+    chosen = query(output, "chosen")
+    assert 0 < chosen.num_rows == query(output, where="sampler = 'ddim'").num_rows
+    listed = list_views(output)
+    assert {*VIEWS, "many", "fewer", "chosen"} == set(listed["view"].to_pylist())
+
+
+@pytest.mark.parametrize(
+    ("name", "sql"),
+    [
+        ("catalog", "select 1"),
+        ("failures", "select 1"),
+        ("two words", "select 1"),
+        ("../up", "select 1"),
+        ("fine", "select nonsense from catalog"),
+        ("fine", "drop table catalog"),
+        ("fine", "select * from fine"),
+    ],
+)
+def test_what_is_no_view_is_not_kept(name: str, sql: str, output: str) -> None:
+    with pytest.raises(InputError):
+        save_view(output, name, sql)
+    assert list_views(output).num_rows == len(VIEWS)
+
+
+def test_a_view_of_a_column_that_is_gone_stands_in_no_other_questions_way(output: str) -> None:
+    Store.open(output).control.write("views/broken.sql", "select gone from catalog")
+    assert query(output, "select count(*) as n from catalog").num_rows == 1
+    with pytest.raises(InputError, match="gone"):
+        query(output, "broken")
