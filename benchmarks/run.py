@@ -25,6 +25,7 @@ SCRIPTS = (
     "plan_grid",
     "catalog",
     "engine_overhead",
+    "tables",
     "looks",
     "sheet",
     "explorer",

@@ -274,10 +274,18 @@ def _axis_rows() -> Iterator[Row]:
 
 
 def sampler_table() -> str:
-    """Return the table of samplers that backend `diffusers` offers."""
-    offered = [entry for entry in samplers.SAMPLERS.values() if not entry.refusal]
-    head = ("sampler", "in A1111", "evaluations", "sigma schedules", "what it is")
-    return table(head, map(_sampler_row, offered))
+    """Return the table of samplers that some backend offers."""
+    head = ("sampler", "in A1111", "evaluations", "on diffusers", "on torch, onnx", "what it is")
+    return table(head, map(_sampler_row, _samplers(offered=True)))
+
+
+def _samplers(*, offered: bool) -> list[samplers.Sampler]:
+    backends = samplers.SAMPLING_BACKENDS
+    return [
+        entry
+        for entry in samplers.SAMPLERS.values()
+        if any(map(entry.schedules_on, backends)) == offered
+    ]
 
 
 def schedule_table() -> str:
@@ -289,7 +297,7 @@ def schedule_table() -> str:
 
 def refused_samplers() -> str:
     """Return the table of samplers that are known and not offered."""
-    refused = [entry for entry in samplers.SAMPLERS.values() if entry.refusal]
+    refused = _samplers(offered=False)
     rows = ((code(entry.name), entry.label, f"{entry.refusal}.") for entry in refused)
     return table(("sampler", "in A1111", "why not"), rows)
 
@@ -299,21 +307,35 @@ def _names(entry: samplers.Sampler | samplers.SigmaSchedule) -> str:
 
 
 def _sampler_row(entry: samplers.Sampler) -> Row:
-    missing = [name for name in samplers.SIGMA_SCHEDULES if name not in entry.schedules]
-    if not missing:
-        schedules = "all"
-    elif len(missing) < len(entry.schedules):
-        schedules = f"all but {', '.join(map(code, missing))}"
-    else:
-        schedules = ", ".join(map(code, entry.schedules))
+    diffusers, tables = (entry.schedules_on(name) for name in ("diffusers", "torch"))
     notes = [
-        "Takes `eta`." if entry.takes_eta else "",
-        f"Needs {entry.requires}." if entry.requires else "",
-        "One picture at a time." if entry.one_noise_per_batch else "",
+        *_eta_note(entry),
+        f"On diffusers it needs {entry.requires}." if entry.requires else "",
+        "On diffusers one picture at a time." if entry.one_noise_per_batch else "",
         "For flow-matching models." if entry.family == "flow" else "",
     ]
     doc = " ".join(filter(None, (entry.doc, *notes)))
-    return _names(entry), entry.label, code(entry.evaluations), schedules, doc
+    offered = (_schedules(diffusers), "the same" if tables == diffusers else _schedules(tables))
+    return _names(entry), entry.a1111 or entry.label, code(entry.evaluations), *offered, doc
+
+
+def _eta_note(entry: samplers.Sampler) -> Iterator[str]:
+    takers = [name for name in samplers.SAMPLING_BACKENDS if entry.takes_eta_on(name)]
+    if takers == list(samplers.SAMPLING_BACKENDS):
+        yield "Takes `eta`."
+    elif takers:
+        yield f"Takes `eta` on {' and '.join(takers)}."
+
+
+def _schedules(can: Sequence[str]) -> str:
+    missing = [name for name in samplers.SIGMA_SCHEDULES if name not in can]
+    if not missing:
+        return "all"
+    if not can:
+        return "none"
+    if len(missing) < len(can):
+        return f"all but {', '.join(map(code, missing))}"
+    return ", ".join(map(code, can))
 
 
 # --- the output folder --------------------------------------------------------------------------

@@ -58,14 +58,18 @@ def expand(job: Job) -> TaskSpace:
 
 
 def _refusal(pair: Mapping[str, Scalar]) -> Problem | None:
-    if pair["backend"] != "diffusers":
+    backend, sampler, schedule = (str(value) for value in pair.values())
+    if backend == "pattern":
         return None
-    sampler, schedule = str(pair["sampler"]), str(pair["sigma_schedule"])
-    if (reason := samplers.refuse(sampler=sampler, sigma_schedule=schedule)) is None:
+    reason = samplers.refuse(backend=backend, sampler=sampler, sigma_schedule=schedule)
+    if reason is None:
         return None
-    never = samplers.SAMPLERS[sampler].refusal is not None
+    never = not samplers.SAMPLERS[sampler].schedules_on(backend)
     cells = f"sampler: {sampler}" + ("" if never else f", sigma_schedule: {schedule}")
-    return Problem(message=reason, hint=f"leave it out with exclude: [{{{cells}}}]")
+    hint = f"leave it out with exclude: [{{{cells}}}]"
+    if samplers.table_backends_can(sampler=sampler, sigma_schedule=schedule):
+        hint = f"set backend: torch, or {hint}"
+    return Problem(message=reason, hint=hint)
 
 
 def plan(

@@ -3,8 +3,11 @@
 A *sampler* is the diffusion algorithm (`euler`, `dpmpp_2m`, ...), named as in k-diffusion; a
 *sigma schedule* is where it puts its noise levels (`karras`, ...), a separate axis. The table says
 what each is called elsewhere (A1111's names are accepted everywhere), which diffusers scheduler
-class and options compute it, and, where diffusers has no such algorithm, why the farm refuses
-instead of substituting another.
+class and options compute it, what each backend can do, and, where one has no such algorithm, why
+the farm refuses instead of substituting another.
+
+Backend `diffusers` can do what diffusers can. Backends `torch` and `onnx` render from tables
+(`farm.render.tables`): those compiled from diffusers' classes, and those written out by hand.
 
 Sources: the sampler and schedule tables of AUTOMATIC1111/stable-diffusion-webui
 (`modules/sd_samplers_kdiffusion.py`, `modules/sd_schedulers.py`), the k-diffusion correspondence in
@@ -23,6 +26,11 @@ from farm.errors import suggest
 
 DEFAULT = "default"
 """The sampler or schedule that a model ships with."""
+
+TABLE_BACKENDS = ("torch", "onnx")
+"""Backends that render from tables."""
+SAMPLING_BACKENDS = ("diffusers", *TABLE_BACKENDS)
+"""Backends that run samplers at all."""
 
 Option: TypeAlias = "str | int | float | bool"
 
@@ -46,6 +54,8 @@ class Sampler:
     name: str
     label: str
     """A1111's name, or the paper's where A1111 has none."""
+    a1111: str | None = None
+    """A1111's name where another sampler of the farm has it as its label."""
     doc: str
     scheduler: str | None = None
     """diffusers scheduler class; None where diffusers has no such algorithm."""
@@ -53,11 +63,17 @@ class Sampler:
     aliases: tuple[str, ...] = ()
     schedules: tuple[str, ...] = (DEFAULT,)
     """Sigma schedules that the diffusers class can do."""
+    handwritten: tuple[str, ...] = ()
+    """Sigma schedules of the table written out by hand, which backends that render from tables use
+    instead of a compiled one; empty where there is none."""
     automatic: str = "normal"
     """The schedule that A1111 means by `Automatic`."""
     evaluations: Literal["n", "n+1", "2n-1"] = "n"
     """Network evaluations of n steps; one step is always one."""
     takes_eta: bool = False
+    """Whether the diffusers class has an eta."""
+    handwritten_takes_eta: bool = False
+    """Whether the table written out by hand has one."""
     one_noise_per_batch: bool = False
     """diffusers draws this sampler's noise from one source for the whole batch, so images are
     rendered one at a time to keep each a function of its own seed."""
@@ -66,11 +82,23 @@ class Sampler:
     requires: str | None = None
     """A library that diffusers needs for it."""
     refusal: str | None = None
-    """Why backend `diffusers` does not offer it."""
+    """Why backend `diffusers` does not offer it, nor any other if no table is written out."""
 
     def count_evaluations(self, steps: int) -> int:
         """Return how often `steps` steps evaluate the network, for one row without guidance."""
         return {"n": steps, "n+1": steps + (steps > 1), "2n-1": 2 * steps - 1}[self.evaluations]
+
+    def schedules_on(self, backend: str) -> tuple[str, ...]:
+        """Return the sigma schedules that a backend can do with it; none if it has not got it."""
+        if self.handwritten and backend in TABLE_BACKENDS:
+            return self.handwritten
+        return () if self.refusal else self.schedules
+
+    def takes_eta_on(self, backend: str) -> bool:
+        """Return whether a backend can vary its eta."""
+        if self.handwritten and backend in TABLE_BACKENDS:
+            return self.handwritten_takes_eta
+        return self.takes_eta
 
 
 _SPACED = (DEFAULT, "normal", "sgm_uniform", "simple", "ddim_uniform")
@@ -129,26 +157,42 @@ _SAMPLERS = (
     ),
     Sampler(
         name="euler_a", label="Euler a", aliases=("euler_ancestral",),
-        scheduler="EulerAncestralDiscreteScheduler", schedules=_SPACED,
+        scheduler="EulerAncestralDiscreteScheduler", schedules=_SPACED, handwritten=_SIGMAS,
+        handwritten_takes_eta=True,
         doc="Euler with ancestral noise, after k-diffusion's sample_euler_ancestral.",
     ),
     Sampler(
         name="heun", label="Heun", scheduler="HeunDiscreteScheduler", schedules=_SIGMAS,
+        handwritten=_SIGMAS,
         evaluations="2n-1", doc="Second-order Heun, algorithm 1 of arXiv:2206.00364.",
     ),
     Sampler(
         name="lms", label="LMS", scheduler="LMSDiscreteScheduler", schedules=_SIGMAS,
+        handwritten=_SIGMAS,
         doc="Linear multistep of order 4, after k-diffusion's sample_lms.",
     ),
     Sampler(
         name="dpm2", label="DPM2", aliases=("dpm_2",), scheduler="KDPM2DiscreteScheduler",
-        schedules=_SIGMAS, automatic="karras", evaluations="2n-1",
+        schedules=_SIGMAS, handwritten=_SIGMAS, automatic="karras", evaluations="2n-1",
         doc="DPM-Solver-2, arXiv:2206.00927; keeps the next-to-last sigma that A1111 drops.",
     ),
     Sampler(
+        name="dpm2_discard", label="DPM2 discard", a1111="DPM2", handwritten=_SIGMAS,
+        automatic="karras", evaluations="2n-1",
+        doc="DPM2 without the next-to-last sigma, as in A1111 and ComfyUI.",
+        refusal="diffusers' KDPM2DiscreteScheduler keeps the next-to-last sigma",
+    ),
+    Sampler(
         name="dpm2_a", label="DPM2 a", aliases=("dpm_2_ancestral", "dpm2_ancestral"),
-        scheduler="KDPM2AncestralDiscreteScheduler", schedules=_SIGMAS, automatic="karras",
-        evaluations="2n-1", doc="DPM2 with ancestral noise.",
+        scheduler="KDPM2AncestralDiscreteScheduler", schedules=_SIGMAS, handwritten=_SIGMAS,
+        handwritten_takes_eta=True, automatic="karras", evaluations="2n-1",
+        doc="DPM2 with ancestral noise; keeps the next-to-last sigma that A1111 drops.",
+    ),
+    Sampler(
+        name="dpm2_a_discard", label="DPM2 a discard", a1111="DPM2 a", handwritten=_SIGMAS,
+        handwritten_takes_eta=True, automatic="karras", evaluations="2n-1",
+        doc="DPM2 a without the next-to-last sigma, as in A1111 and ComfyUI.",
+        refusal="diffusers' KDPM2AncestralDiscreteScheduler keeps the next-to-last sigma",
     ),
     Sampler(
         name="dpmpp_2m", label="DPM++ 2M", scheduler="DPMSolverMultistepScheduler",
@@ -168,8 +212,11 @@ _SAMPLERS = (
     ),
     Sampler(
         name="dpmpp_sde", label="DPM++ SDE", scheduler="DPMSolverSDEScheduler", schedules=_SIGMAS,
+        handwritten=_SIGMAS, handwritten_takes_eta=True,
         automatic="karras", evaluations="2n-1", one_noise_per_batch=True, requires="torchsde",
-        doc="DPM-Solver++ (stochastic) on a Brownian tree, after k-diffusion's sample_dpmpp_sde.",
+        doc="DPM-Solver++ (stochastic), after k-diffusion's sample_dpmpp_sde. A seed's noise, and "
+        "so its picture, is not the same on every backend: diffusers draws it from torchsde's "
+        "Brownian tree, the others draw the same law from the image's own generator.",
     ),
     Sampler(
         name="dpmpp_singlestep", label="DPM++ 2S", aliases=("dpmpp_2s",),
@@ -183,7 +230,7 @@ _SAMPLERS = (
     ),
     Sampler(
         name="dpmpp_2s_a", label="DPM++ 2S a", aliases=("dpmpp_2s_ancestral",),
-        evaluations="2n-1", automatic="karras",
+        evaluations="2n-1", automatic="karras", handwritten=_SIGMAS, handwritten_takes_eta=True,
         doc="Ancestral DPM-Solver++(2S) of k-diffusion.",
         refusal="diffusers has no ancestral DPM++ 2S; the nearest, dpmpp_singlestep, is "
         "deterministic and gives other pictures",
@@ -219,7 +266,7 @@ _SAMPLERS = (
     ),
     Sampler(
         name="ipndm", label="iPNDM", scheduler="IPNDMScheduler", schedules=(DEFAULT,),
-        doc="Fourth-order improved PNDM.",
+        handwritten=_SIGMAS, doc="Fourth-order improved PNDM, as in ComfyUI.",
         refusal="diffusers' IPNDMScheduler ignores the model's training schedule, so its pictures "
         "are wrong on Stable Diffusion models",
     ),
@@ -248,12 +295,13 @@ _SAMPLERS = (
     ),
     Sampler(
         name="dpm_fast", label="DPM fast", doc="DPM-Solver-fast of k-diffusion.",
-        refusal="diffusers has no DPM fast, and no near relative of it",
+        refusal="diffusers has no DPM fast and no near relative of it, and no table of it is "
+        "written",
     ),
     Sampler(
         name="dpm_adaptive", label="DPM adaptive", doc="DPM-Solver-12 and -23 with adaptive steps.",
-        refusal="its number of steps depends on the picture, so it cannot share a batch, and "
-        "diffusers has no such sampler",
+        refusal="its number of steps depends on the picture, which no batch can share and no table "
+        "can hold",
     ),
 )  # fmt: skip
 
@@ -318,15 +366,21 @@ def _unknown(noun: str, text: str, entries: Iterable[Sampler | SigmaSchedule]) -
     return f"unknown {noun} {text!r}; {hint}"
 
 
-def refuse(*, sampler: str, sigma_schedule: str) -> str | None:
-    """Return why backend `diffusers` cannot do this pair, or None if it can."""
+def refuse(*, backend: str, sampler: str, sigma_schedule: str) -> str | None:
+    """Return why a backend that runs models cannot do this pair, or None if it can."""
     entry = SAMPLERS[sampler]
-    if entry.refusal:
-        return f"backend diffusers cannot do sampler '{sampler}': {entry.refusal}"
-    if sigma_schedule not in entry.schedules:
-        can = ", ".join(entry.schedules)
+    can = entry.schedules_on(backend)
+    if not can:
+        return f"backend {backend} cannot do sampler '{sampler}': {entry.refusal}"
+    if sigma_schedule not in can:
         return (
-            f"backend diffusers cannot do sampler '{sampler}' with sigma_schedule "
-            f"'{sigma_schedule}': {entry.scheduler} has no such option (it can do: {can})"
+            f"backend {backend} cannot do sampler '{sampler}' with sigma_schedule "
+            f"'{sigma_schedule}': {entry.scheduler} has no such option (it can do: "
+            f"{', '.join(can)})"
         )
     return None
+
+
+def table_backends_can(*, sampler: str, sigma_schedule: str) -> bool:
+    """Return whether backends that render from tables can do this pair."""
+    return sigma_schedule in SAMPLERS[sampler].schedules_on("torch")

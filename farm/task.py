@@ -125,7 +125,8 @@ class TaskSpec:
         default=None, minimum=0.0, maximum=1.0,
     )  # fmt: skip
     eta: float | None = _axis(
-        "eta of DDIM (arXiv:2010.02502, equation 16): 0 is deterministic, 1 is DDPM-like.",
+        "Share of the noise that a step adds: eta of DDIM (arXiv:2010.02502, equation 16) and TCD, "
+        "absent means 0; on `torch` and `onnx` also of the ancestral samplers, absent means 1.",
         default=None, minimum=0.0, maximum=1.0,
     )  # fmt: skip
     sampler: str = _axis(

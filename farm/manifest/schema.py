@@ -274,7 +274,9 @@ def _type(info: FieldInfo) -> Schema:
 
 
 _KNOWN = {
-    "sampler": [entry.name for entry in samplers.SAMPLERS.values() if not entry.refusal],
+    "sampler": [
+        entry.name for entry in samplers.SAMPLERS.values() if not entry.refusal or entry.handwritten
+    ],
     "sigma_schedule": list(samplers.SIGMA_SCHEDULES),
     "model": [f"builtin:{name}" for name in BUILTIN_MODELS],
 }

@@ -27,7 +27,7 @@ _SIGMA_FLAGS: Mapping[str, Option] = {
 
 
 def build_scheduler(original: Any, task: TaskSpec) -> Any:  # noqa: ANN401 - diffusers' schedulers share no useful type
-    """Return a fresh scheduler for the sampler and sigma schedule of `task`.
+    """Return a fresh scheduler for the sampler and sigma schedule of `task`, for its pipeline.
 
     Args:
         original: the scheduler that the model ships with; it is not changed.
@@ -38,29 +38,62 @@ def build_scheduler(original: Any, task: TaskSpec) -> Any:  # noqa: ANN401 - dif
         Refusal: diffusers has no such sampler, schedule or library, or the model is of a family
             that the sampler does not sample.
     """
-    if task.sampler not in SAMPLERS or task.sigma_schedule not in SIGMA_SCHEDULES:
+    check_sampler(
+        original, backend="diffusers", sampler=task.sampler, sigma_schedule=task.sigma_schedule
+    )
+    library = SAMPLERS[task.sampler].requires
+    if library and importlib.util.find_spec(library) is None:
+        raise Refusal(f"sampler '{task.sampler}' needs the library {library}: pip install torchsde")
+    return configure_scheduler(
+        original, sampler=task.sampler, sigma_schedule=task.sigma_schedule, noise_seed=task.seed
+    )
+
+
+def check_sampler(
+    original: Any,  # noqa: ANN401 - as above
+    *,
+    backend: str,
+    sampler: str,
+    sigma_schedule: str,
+) -> None:
+    """Do nothing if a backend can run this pair on the model that ships with `original`.
+
+    Raises:
+        Refusal: there is no such sampler or schedule, the backend has not got it, or the model is
+            of a family that the sampler does not sample.
+    """
+    if sampler not in SAMPLERS or sigma_schedule not in SIGMA_SCHEDULES:
         raise Refusal(
-            f"there is no sampler '{task.sampler}' with sigma schedule '{task.sigma_schedule}'; "
+            f"there is no sampler '{sampler}' with sigma schedule '{sigma_schedule}'; "
             "`farm samplers` lists them"
         )
-    if reason := refuse(sampler=task.sampler, sigma_schedule=task.sigma_schedule):
+    if reason := refuse(backend=backend, sampler=sampler, sigma_schedule=sigma_schedule):
         raise Refusal(reason)
-    sampler = SAMPLERS[task.sampler]
-    if sampler.requires and importlib.util.find_spec(sampler.requires) is None:
-        raise Refusal(
-            f"sampler '{task.sampler}' needs the library {sampler.requires}: pip install torchsde"
-        )
     family = "flow" if _is_flow(original) else "diffusion"
-    if sampler.name != DEFAULT and sampler.family != family:
-        can = ", ".join(entry.name for entry in SAMPLERS.values() if entry.family == family)
+    if sampler not in (DEFAULT, *_of_family(family)):
         raise Refusal(
-            f"sampler '{task.sampler}' samples {sampler.family} models, and this is a {family} "
-            f"model (it can do: default, {can})"
+            f"sampler '{sampler}' samples {SAMPLERS[sampler].family} models, and this is a "
+            f"{family} model (it can do: {', '.join((DEFAULT, *_of_family(family)))})"
         )
-    kind = getattr(diffusers, sampler.scheduler) if sampler.scheduler else type(original)
-    options = {**sampler.options, **_schedule_options(kind, task)}
-    if sampler.one_noise_per_batch:
-        options["noise_sampler_seed"] = task.seed
+
+
+def configure_scheduler(
+    original: Any,  # noqa: ANN401 - as above
+    *,
+    sampler: str,
+    sigma_schedule: str,
+    noise_seed: int = 0,
+) -> Any:  # noqa: ANN401 - as above
+    """Return a fresh scheduler of the sampler's class, with the training schedule of `original`.
+
+    Raises:
+        Refusal: the class has no such sigma schedule.
+    """
+    entry = SAMPLERS[sampler]
+    kind = getattr(diffusers, entry.scheduler) if entry.scheduler else type(original)
+    options = {**entry.options, **_schedule_options(kind, sigma_schedule)}
+    if entry.one_noise_per_batch:
+        options["noise_sampler_seed"] = noise_seed
     return kind.from_config(original.config, **options)
 
 
@@ -70,6 +103,10 @@ def takes(function: Callable[..., object], name: str) -> bool:
     return name in inspect.signature(function).parameters
 
 
+def _of_family(family: str) -> list[str]:
+    return [name for name, entry in SAMPLERS.items() if entry.family == family and name != DEFAULT]
+
+
 def _is_flow(scheduler: Any) -> bool:  # noqa: ANN401 - as above
     config = scheduler.config
     return type(scheduler).__name__.startswith("FlowMatch") or bool(
@@ -77,11 +114,11 @@ def _is_flow(scheduler: Any) -> bool:  # noqa: ANN401 - as above
     )
 
 
-def _schedule_options(kind: type, task: TaskSpec) -> dict[str, Option]:
-    """Return the options that ask `kind` for the task's sigma schedule."""
-    if task.sigma_schedule == DEFAULT:
+def _schedule_options(kind: type, sigma_schedule: str) -> dict[str, Option]:
+    """Return the options that ask `kind` for a sigma schedule."""
+    if sigma_schedule == DEFAULT:
         return {}
-    wanted = {**_SIGMA_FLAGS, **SIGMA_SCHEDULES[task.sigma_schedule].options}
+    wanted = {**_SIGMA_FLAGS, **SIGMA_SCHEDULES[sigma_schedule].options}
     known = {name: value for name, value in wanted.items() if takes(kind, name)}
     # The options that make this schedule what it is; the spacing under a curve of sigmas is not.
     essential = {name for name in wanted if name in _SIGMA_FLAGS and wanted[name]} or {
@@ -90,7 +127,7 @@ def _schedule_options(kind: type, task: TaskSpec) -> dict[str, Option]:
     if missing := essential - set(known):
         raise Refusal(
             f"the model's own scheduler, {kind.__name__}, has no sigma schedule "
-            f"'{task.sigma_schedule}' (no option {', '.join(sorted(missing))}); "
+            f"'{sigma_schedule}' (no option {', '.join(sorted(missing))}); "
             "name a sampler that has it (`farm samplers`)"
         )
     return known

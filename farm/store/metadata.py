@@ -79,7 +79,7 @@ def _settings(row: Row) -> dict[str, str]:
     is_file = task.model.endswith(".safetensors")
     pairs: dict[str, str | None] = {
         "Steps": str(task.num_inference_steps),
-        "Sampler": SAMPLERS[task.sampler].label if task.sampler in SAMPLERS else task.sampler,
+        "Sampler": _sampler_label(task.sampler),
         "Schedule type": _schedule_label(task.sigma_schedule),
         "CFG scale": repr(task.guidance_scale),
         "Seed": str(task.seed),
@@ -96,6 +96,11 @@ def _settings(row: Row) -> dict[str, str]:
         "Version": f"farm {__version__}",
     }
     return {key: value for key, value in pairs.items() if value is not None}
+
+
+def _sampler_label(name: str) -> str:
+    sampler = SAMPLERS.get(name)
+    return name if sampler is None else sampler.a1111 or sampler.label
 
 
 def _schedule_label(name: str) -> str | None:

@@ -10,7 +10,7 @@ from rich.padding import Padding
 from rich.text import Text
 
 from farm.render.models import ModelInfo, list_models
-from farm.samplers import SAMPLERS, SIGMA_SCHEDULES, Sampler
+from farm.samplers import SAMPLERS, SAMPLING_BACKENDS, SIGMA_SCHEDULES, TABLE_BACKENDS
 from farm.view.summary import list_table, place, present
 from farm.view.words import data_size
 
@@ -27,12 +27,17 @@ def samplers_json() -> dict[str, Any]:
                 "aliases": list(entry.aliases),
                 "doc": entry.doc,
                 "scheduler": entry.scheduler,
-                "sigma_schedules": list(entry.schedules),
                 "evaluations": entry.evaluations,
-                "takes_eta": entry.takes_eta,
                 "family": entry.family,
                 "requires": entry.requires,
                 "refusal": entry.refusal,
+                "backends": {
+                    backend: {
+                        "sigma_schedules": list(entry.schedules_on(backend)),
+                        "takes_eta": entry.takes_eta_on(backend),
+                    }
+                    for backend in SAMPLING_BACKENDS
+                },
             }
             for entry in SAMPLERS.values()
         ],
@@ -55,28 +60,45 @@ def print_samplers() -> None:
 
 def samplers_view() -> RenderableType:
     """Return the samplers and sigma schedules, for a terminal."""
-    samplers = list_table("sampler", "as in A1111", "evaluations", "sigma schedules")
+    samplers = list_table(
+        "sampler",
+        "as in A1111",
+        "evaluations",
+        "on diffusers",
+        f"on {' and '.join(TABLE_BACKENDS)}",
+    )
     refused = list_table("not offered", "as in A1111", "why")
     for entry in SAMPLERS.values():
-        if entry.refusal:
-            refused.add_row(entry.name, entry.label, Text(entry.refusal))
+        on_diffusers, on_tables = (
+            _offered(entry.schedules_on(backend)) for backend in ("diffusers", TABLE_BACKENDS[0])
+        )
+        if entry.schedules_on(TABLE_BACKENDS[0]):
+            samplers.add_row(
+                entry.name, entry.a1111 or entry.label, entry.evaluations, on_diffusers,
+                "the same" if on_tables == on_diffusers else on_tables,
+            )  # fmt: skip
         else:
-            samplers.add_row(entry.name, entry.label, entry.evaluations, _offered(entry))
+            refused.add_row(entry.name, entry.label, Text(entry.refusal or ""))
     schedules = list_table("sigma schedule", "as in A1111", "what it does")
     for schedule in SIGMA_SCHEDULES.values():
         schedules.add_row(schedule.name, schedule.label, Text(schedule.doc))
-    note = "evaluations: of the network, for n steps without guidance; guidance doubles them"
+    note = (
+        "evaluations: of the network, for n steps without guidance; guidance doubles them\n"
+        "on: sigma schedules that a backend can do with it"
+    )
     return Group(samplers, Text(note, style="dim"), "", schedules, "", refused)
 
 
-def _offered(entry: Sampler) -> str:
-    """Return the sigma schedules of a sampler in few words."""
-    lacking = [name for name in SIGMA_SCHEDULES if name not in entry.schedules]
+def _offered(can: Sequence[str]) -> str:
+    """Return sigma schedules in few words."""
+    lacking = [name for name in SIGMA_SCHEDULES if name not in can]
     if not lacking:
         return "all"
-    if len(lacking) < len(entry.schedules):
+    if not can:
+        return "none"
+    if len(lacking) < len(can):
         return f"all but {', '.join(lacking)}"
-    return ", ".join(entry.schedules)
+    return ", ".join(can)
 
 
 # --- models -------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from farm.manifest import job_schema, load, matrix_schema, resolve_yaml
-from farm.samplers import SAMPLERS
+from farm.samplers import SAMPLERS, SAMPLING_BACKENDS
 from farm.task import ALIASES, FIELDS
 
 ROOT = Path(__file__).parents[2]
@@ -88,4 +88,6 @@ def test_an_editor_can_complete_fields_aliases_and_samplers() -> None:
     assert set(properties) == {*FIELDS, *ALIASES}
     assert all(entry["description"] for entry in properties.values())
     offered = properties["sampler"]["anyOf"][0]["enum"]
-    assert set(offered) == {name for name, entry in SAMPLERS.items() if not entry.refusal}
+    assert set(offered) == {
+        name for name, entry in SAMPLERS.items() if any(map(entry.schedules_on, SAMPLING_BACKENDS))
+    }

@@ -2,7 +2,14 @@ from __future__ import annotations
 
 import pytest
 
-from farm.samplers import SAMPLERS, SIGMA_SCHEDULES, parse_sampler, parse_schedule, refuse
+from farm.samplers import (
+    SAMPLERS,
+    SIGMA_SCHEDULES,
+    TABLE_BACKENDS,
+    parse_sampler,
+    parse_schedule,
+    refuse,
+)
 
 
 @pytest.mark.parametrize(
@@ -50,7 +57,7 @@ def test_a_misspelt_schedule_gets_a_suggestion() -> None:
     ("sampler", "schedule", "reason"),
     [
         ("dpmpp_2s_a", "default", "no ancestral DPM"),
-        ("dpm_adaptive", "default", "adaptive|depends on the picture"),
+        ("dpm_adaptive", "default", "depends on the picture"),
         ("euler_a", "karras", "no such option"),
     ],
 )
@@ -59,9 +66,22 @@ def test_what_diffusers_lacks_is_refused_instead_of_substituted(
 ) -> None:
     import re
 
-    said = refuse(sampler=sampler, sigma_schedule=schedule)
+    said = refuse(backend="diffusers", sampler=sampler, sigma_schedule=schedule)
     assert said is not None
     assert re.search(reason, said)
+
+
+@pytest.mark.parametrize("backend", TABLE_BACKENDS)
+def test_tables_can_do_what_diffusers_can_and_more(backend: str) -> None:
+    for entry in SAMPLERS.values():
+        assert set(entry.schedules_on("diffusers")) <= set(entry.schedules_on(backend))
+        assert entry.takes_eta_on(backend) >= entry.takes_eta
+    assert "karras" not in SAMPLERS["euler_a"].schedules_on("diffusers")
+    assert refuse(backend=backend, sampler="euler_a", sigma_schedule="karras") is None
+    assert refuse(backend=backend, sampler="dpmpp_2s_a", sigma_schedule="karras") is None
+    said = refuse(backend=backend, sampler="dpm_fast", sigma_schedule="default")
+    assert said is not None
+    assert said.startswith(f"backend {backend} cannot do sampler 'dpm_fast'")
 
 
 def test_every_sampler_either_names_its_scheduler_or_says_why_not() -> None:
@@ -69,7 +89,7 @@ def test_every_sampler_either_names_its_scheduler_or_says_why_not() -> None:
         assert entry.doc.endswith(".")
         if entry.name != "default":
             assert entry.scheduler or entry.refusal, entry.name
-        assert set(entry.schedules) <= set(SIGMA_SCHEDULES)
+        assert set(entry.schedules) | set(entry.handwritten) <= set(SIGMA_SCHEDULES)
         assert entry.automatic in SIGMA_SCHEDULES
 
 

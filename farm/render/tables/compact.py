@@ -15,6 +15,8 @@ from farm.render.tables.tracing import Evaluation
 
 _NEGLIGIBLE = 1e-13
 """Coefficients below this share of the largest of their row are rounding."""
+_INDEPENDENT = 1e-6
+"""Rows whose least singular value, at unit length, is above this are left as they are."""
 _LARGEST_WEIGHT = 16.0
 """A register becomes a combination of others only if that amplifies their rounding by less."""
 
@@ -96,22 +98,24 @@ def _independent(rows: Floats) -> tuple[list[int], Floats]:
     Rows are kept in order of what the kept ones leave of them, so that the combinations of the
     others are tame.
     """
+    if len(rows) == 1:
+        return [0], np.eye(1)
     norms = np.linalg.norm(rows, axis=1)
-    unit = rows / np.where(norms == 0, 1.0, norms)[:, None]
+    norms[norms == 0] = 1.0
+    unit = rows / norms[:, None]
+    if len(rows) <= rows.shape[1] and np.linalg.svd(unit, compute_uv=False)[-1] > _INDEPENDENT:
+        return list(range(len(rows))), np.eye(len(rows))
     kept = [0]
     while True:
-        weights, *_ = np.linalg.lstsq(unit[kept].T, unit.T, rcond=None)
-        missing = np.linalg.norm(unit - weights.T @ unit[kept], axis=1)
-        wild = np.abs(weights).sum(axis=0) > _LARGEST_WEIGHT
-        missing[wild] = 1.0
+        weights = np.linalg.lstsq(unit[kept].T, unit.T, rcond=None)[0].T
+        missing = np.linalg.norm(unit - weights @ unit[kept], axis=1)
+        missing[np.abs(weights).sum(axis=1) > _LARGEST_WEIGHT] = 1.0
         missing[kept] = 0.0
         worst = int(missing.argmax())
         if missing[worst] < _NEGLIGIBLE:
             break
         kept.append(worst)
-    kept.sort()
-    weights, *_ = np.linalg.lstsq(unit[kept].T, unit.T, rcond=None)
-    combinations = weights.T * norms[:, None] / np.where(norms == 0, 1.0, norms)[kept]
+    combinations = weights * norms[:, None] / norms[kept]
     combinations[np.abs(combinations) < _NEGLIGIBLE] = 0.0
     combinations[kept] = np.eye(len(kept))
     return kept, combinations

@@ -7,6 +7,9 @@ the tensors in its attributes that came from ours. They become the registers of 
 are replaced there by basis vectors again, so nothing has to be solved for, and no coefficient is a
 product of the steps before.
 
+Beside the basis vectors each image has a few values that are left alone: a trial picture, which the
+scheduler samples as ever. What a table makes of the same noises is compared with it.
+
 Schedulers cast to float32 what they are given, and keep their own constants in it. Here the
 constants are float64 copies of those float32 numbers, and the images refuse the cast.
 """
@@ -16,14 +19,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import FunctionType
 from typing import Any
 
 import numpy as np
 import torch
-from torch.overrides import TorchFunctionMode
 
 from farm.render.scheduling import takes
-from farm.render.tables.table import Floats
+from farm.render.tables.table import Floats, Network
 
 _MOST_NOISES = 4
 """Noises that one step may draw; no scheduler draws more than one."""
@@ -45,104 +48,69 @@ class Evaluation:
     draws: int
 
 
-class _Kept(torch.Tensor):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trace:
+    """What a scheduler does, and what it made of the trial picture."""
+
+    initial: float
+    """Standard deviation of the first latents."""
+    evaluations: Sequence[Evaluation]
+    result: Floats
+    """The final latents of the trial."""
+
+
+class _Image(torch.Tensor):
     """A float64 tensor that stays one, and by whose type what came from it is recognised."""
 
-    def to(self, *_: object, **__: object) -> _Kept:
+    def to(self, *_: object, **__: object) -> _Image:
         """Return the tensor itself: schedulers ask for float32 and for a device."""
         return self
 
-    def float(self, *_: object, **__: object) -> _Kept:
+    def float(self, *_: object, **__: object) -> _Image:
         """Return the tensor itself."""
         return self
 
 
-class _Draws(TorchFunctionMode):
-    """Within it, noise is what the caller says, and is counted.
-
-    diffusers' `randn_tensor` ends in `torch.randn`. Being a mode, this reaches the thread that
-    entered it and no other, unlike a replaced function.
-    """
-
-    def __init__(self, noises: Iterator[torch.Tensor], generator: torch.Generator) -> None:
-        super().__init__()
-        self._noises = noises
-        self._generator = generator
-        self.count = 0
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:  # noqa: ANN401 - whatever torch returns
-        kwargs = kwargs or {}
-        if func is not torch.randn:
-            if func in _OTHER_NOISE:
-                raise NotATable(f"draws its noise with torch.{func.__name__}")
-            return func(*args, **kwargs)
-        if kwargs.get("generator") is not self._generator:
-            raise NotATable("draws noise that is no function of the image's seed")
-        self.count += 1
-        return next(self._noises)
-
-
-_OTHER_NOISE = frozenset({torch.randn_like, torch.rand, torch.rand_like, torch.normal})
-
-
-def run_scheduler(
+def trace(
     scheduler: Any,  # noqa: ANN401 - diffusers' schedulers share no useful type
     *,
-    network: Callable[[Floats, float], Floats],
-    noises: Iterator[Floats],
     eta: float | None,
-) -> Floats:
-    """Return the final latents as a pipeline of diffusers computes them, but in float64.
+    network: Network,
+    noises: Iterator[Floats],
+) -> Trace:
+    """Return the coefficients of every step of a scheduler.
 
     Args:
-        scheduler: ready to begin, its timesteps set.
-        network: as in `SamplerTable.run`.
-        noises: one-dimensional, as in `SamplerTable.run`.
+        scheduler: ready to begin, its timesteps set; it is used up.
         eta: as the pipelines pass it on; None where the scheduler takes none.
-    """
-    keep_float64(scheduler)
-    generator = torch.Generator()
-    extra = {} if eta is None else {"eta": eta}
-    images = (_image(noise) for noise in noises)
-    x = next(images) * float(getattr(scheduler, "init_noise_sigma", 1.0))
-    with _Draws(images, generator):
-        for t in scheduler.timesteps:
-            output = network(_values(_network_input(scheduler, x, t)), float(t))
-            x = _step(scheduler, _image(output), t, x, generator=generator, extra=extra)
-    return _values(x)
-
-
-def trace(scheduler: Any, *, eta: float | None) -> tuple[float, list[Evaluation]]:  # noqa: ANN401 - as above
-    """Return the first latents' standard deviation and the coefficients of every step.
-
-    Args:
-        scheduler: ready to begin, its timesteps set.
-        eta: as the pipelines pass it on; None where the scheduler takes none.
+        network: of the trial, as in `SamplerTable.run`.
+        noises: of the trial, one-dimensional, as in `SamplerTable.run`.
 
     Raises:
         NotATable: it draws noise in a way that no table can hold.
         Exception: whatever the scheduler raises at what it is asked for.
     """
-    keep_float64(scheduler)
-    generator = torch.Generator()
-    extra = {} if eta is None else {"eta": eta}
+    _keep_float64(scheduler)
+    if hasattr(scheduler, "set_begin_index"):
+        # Without it, schedulers that round their timesteps begin at the second of two equal ones
+        # and run off their end; so they do in the pipelines of Stable Diffusion.
+        scheduler.set_begin_index(0)
+    drawn = _Drawn(noises)
+    step = drawn.follow(scheduler)
     initial = float(getattr(scheduler, "init_noise_sigma", 1.0))
     registers = 1
-    found: list[Evaluation] = []
+    trial = initial * next(noises)
+    evaluations: list[Evaluation] = []
     for t in scheduler.timesteps:
-        basis = [_image(row) for row in np.eye(registers + 1 + _MOST_NOISES)]
-        scaled = _values(_network_input(scheduler, basis[0], t))
-        with _Draws(iter(basis[registers + 1 :]), generator) as drawn:
-            x = _step(scheduler, basis[registers], t, basis[0], generator=generator, extra=extra)
-        held = _held(scheduler)
-        rows, register_of = _distinct([x, *held])
-        found.append(
+        basis = np.eye(registers + 1 + _MOST_NOISES)
+        x = _image(basis[0], trial)
+        scaled, trial_input = _parts(_network_input(scheduler, x, t), basis)
+        drawn.begin(basis[registers + 1 :])
+        x = step(_image(basis[registers], network(trial_input, float(t))), t, x, eta)
+        row, trial = _parts(x, basis)
+        held = {id(image): _parts(image, basis) for image in _held(scheduler)}
+        rows, positions = _distinct([row, *(coefficients for coefficients, _ in held.values())])
+        evaluations.append(
             Evaluation(
                 timestep=float(t),
                 input=scaled[:registers],
@@ -151,12 +119,74 @@ def trace(scheduler: Any, *, eta: float | None) -> tuple[float, list[Evaluation]
             )
         )
         registers = len(rows)
-        fresh = np.eye(registers + 1 + _MOST_NOISES)
-        _replace(scheduler, {id(old): _image(fresh[register_of[id(old)]]) for old in held})
-    return initial, found
+        basis = np.eye(registers + 1 + _MOST_NOISES)
+        _replace(
+            scheduler,
+            {
+                key: _image(basis[position], own)
+                for (key, (_, own)), position in zip(held.items(), positions[1:], strict=True)
+            },
+        )
+    return Trace(initial=initial, evaluations=evaluations, result=trial)
 
 
-def keep_float64(scheduler: Any) -> None:  # noqa: ANN401 - as above
+class _Drawn:
+    """The noises of one step after another: basis vectors, and the trial's own beside them."""
+
+    def __init__(self, noises: Iterator[Floats]) -> None:
+        self.count = 0
+        """How many this step has drawn."""
+        self._noises = noises
+        self._basis: Floats = np.zeros((0, 0))
+        self._generator = torch.Generator()
+
+    def begin(self, basis: Floats) -> None:
+        """Begin a step; its noises are the rows of `basis`."""
+        self.count = 0
+        self._basis = basis
+
+    def follow(
+        self,
+        scheduler: Any,  # noqa: ANN401 - as above
+    ) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float | None], torch.Tensor]:
+        """Return the scheduler's step (output, timestep, latents, eta), with these noises.
+
+        diffusers' modules import `randn_tensor` by name. The step is a copy of the method that
+        finds another function under that name, so nothing is replaced that anyone else uses.
+        """
+        method = type(scheduler).step
+        copied = FunctionType(
+            method.__code__,
+            {**method.__globals__, "randn_tensor": self._draw},
+            method.__name__,
+            method.__defaults__,
+            method.__closure__,
+        )
+        copied.__kwdefaults__ = method.__kwdefaults__
+        options: dict[str, Any] = {"return_dict": False}
+        if takes(method, "generator"):
+            options["generator"] = self._generator
+
+        def step(
+            output: torch.Tensor, timestep: torch.Tensor, x: torch.Tensor, eta: float | None
+        ) -> torch.Tensor:
+            extra = options if eta is None else {**options, "eta": eta}
+            result: torch.Tensor = copied(scheduler, output, timestep, x, **extra)[0]
+            return result
+
+        return step
+
+    def _draw(
+        self, _: object, generator: torch.Generator | None = None, **__: object
+    ) -> torch.Tensor:
+        """Stand in for `diffusers.utils.torch_utils.randn_tensor`."""
+        if generator is not self._generator:
+            raise NotATable("its noise is no function of the image's seed")
+        self.count += 1
+        return _image(self._basis[self.count - 1], next(self._noises))
+
+
+def _keep_float64(scheduler: Any) -> None:  # noqa: ANN401 - as above
     """Turn a scheduler's float32 constants into float64 ones of the same values.
 
     Its timesteps stay as they are: the network is told those very numbers.
@@ -166,35 +196,22 @@ def keep_float64(scheduler: Any) -> None:  # noqa: ANN401 - as above
             setattr(scheduler, name, value.double())
 
 
-def _image(values: Floats) -> torch.Tensor:
-    """Return an image of one pixel, `[1, len(values), 1, 1]`."""
-    return torch.from_numpy(values.copy()).reshape(1, -1, 1, 1).as_subclass(_Kept)
+def _image(coefficients: Floats, trial: Floats) -> torch.Tensor:
+    """Return an image of one pixel, its values in its channels: `[1, V, 1, 1]`."""
+    values = torch.from_numpy(np.concatenate([coefficients, trial]))
+    return values.reshape(1, -1, 1, 1).as_subclass(_Image)
 
 
-def _values(image: torch.Tensor) -> Floats:
-    return image.detach().as_subclass(torch.Tensor).reshape(-1).numpy()
+def _parts(image: torch.Tensor, basis: Floats) -> tuple[Floats, Floats]:
+    """Return the coefficients and the trial's values of an image."""
+    values = image.as_subclass(torch.Tensor).reshape(-1).numpy()
+    return values[: len(basis)], values[len(basis) :]
 
 
 def _network_input(scheduler: Any, x: torch.Tensor, timestep: torch.Tensor) -> torch.Tensor:  # noqa: ANN401 - as above
     """Return what the pipelines show the network; flow-matching schedulers leave latents alone."""
     scale = getattr(scheduler, "scale_model_input", None)
     return x if scale is None else scale(x, timestep)
-
-
-def _step(
-    scheduler: Any,  # noqa: ANN401 - as above
-    output: torch.Tensor,
-    timestep: torch.Tensor,
-    x: torch.Tensor,
-    *,
-    generator: torch.Generator,
-    extra: dict[str, float],
-) -> torch.Tensor:
-    options: dict[str, Any] = {**extra, "return_dict": False}
-    if takes(type(scheduler).step, "generator"):
-        options["generator"] = generator
-    result: torch.Tensor = scheduler.step(output, timestep, x, **options)[0]
-    return result
 
 
 _CONTAINERS = (list, tuple, deque)
@@ -205,7 +222,7 @@ def _held(scheduler: object) -> list[torch.Tensor]:
     found: dict[int, torch.Tensor] = {}
     for value in vars(scheduler).values():
         for item in value if isinstance(value, _CONTAINERS) else (value,):
-            if isinstance(item, _Kept):
+            if isinstance(item, _Image):
                 found[id(item)] = item
     return list(found.values())
 
@@ -213,22 +230,15 @@ def _held(scheduler: object) -> list[torch.Tensor]:
 def _replace(scheduler: object, images: Mapping[int, torch.Tensor]) -> None:
     """Put other images where the scheduler remembers those of the given ids."""
     for name, value in list(vars(scheduler).items()):
-        if isinstance(value, _Kept):
+        if isinstance(value, _Image):
             setattr(scheduler, name, images[id(value)])
-        elif isinstance(value, _CONTAINERS) and any(isinstance(item, _Kept) for item in value):
-            replaced = (images[id(i)] if isinstance(i, _Kept) else i for i in value)
+        elif isinstance(value, _CONTAINERS) and any(isinstance(item, _Image) for item in value):
+            replaced = (images[id(i)] if isinstance(i, _Image) else i for i in value)
             setattr(scheduler, name, type(value)(replaced))
 
 
-def _distinct(images: Sequence[torch.Tensor]) -> tuple[list[Floats], dict[int, int]]:
-    """Return the different values among images, and which of them each image (by id) has."""
-    rows: list[Floats] = []
-    index: dict[bytes, int] = {}
-    of: dict[int, int] = {}
-    for image in images:
-        values = _values(image)
-        if (key := values.tobytes()) not in index:
-            index[key] = len(rows)
-            rows.append(values)
-        of[id(image)] = index[key]
-    return rows, of
+def _distinct(rows: Sequence[Floats]) -> tuple[list[Floats], list[int]]:
+    """Return the different rows, and for each row the position of its equal among them."""
+    position: dict[bytes, int] = {}
+    positions = [position.setdefault(row.tobytes(), len(position)) for row in rows]
+    return [rows[positions.index(i)] for i in range(len(position))], positions

@@ -83,7 +83,7 @@ def every_sampler(model: Path, *, schedules: str, steps: int) -> list[TaskSpec]:
         for schedule in (sampler.schedules if schedules == "all" else sampler.schedules[:1])
         if sampler.family == "diffusion"
         and not sampler.one_noise_per_batch  # other noise of the same law; see its own test
-        and not refuse(sampler=sampler.name, sigma_schedule=schedule)
+        and not refuse(backend="diffusers", sampler=sampler.name, sigma_schedule=schedule)
     ]
     return [
         TaskSpec(
