@@ -357,6 +357,45 @@ def rank(
         ranking.print_ranking(found)
 
 
+@app.command()
+def plot(
+    output: Output,
+    *,
+    x: Annotated[str, typer.Option("--x", help="Column of the catalog across.")],
+    y: Annotated[
+        str | None,
+        typer.Option("--y", help="Column of numbers; without it, images are counted."),
+    ] = None,
+    hue: Annotated[str | None, typer.Option(help="Column told apart by colour.")] = None,
+    where: Where = None,
+    title: Annotated[str | None, typer.Option(help="By default the job's name.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="File to write: .png, .svg or .pdf.")
+    ] = None,
+) -> None:
+    """Plot a number of the catalog over a setting, apart by another."""
+    from farm.view.plot import PlotSettings, make_plot
+
+    settings = PlotSettings(x=x, y=y, hue=hue, where=where, title=title)
+    print(make_plot(output, settings, out=out))
+
+
+@app.command()
+def report(
+    output: Output,
+    *,
+    score: Annotated[
+        str | None, typer.Option(help="Column that says which images are best.")
+    ] = None,
+    where: Where = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="File to write: .html.")] = None,
+) -> None:
+    """Write one HTML page about an output: what ran, timings, failures, best images, sheets."""
+    from farm.view.report import make_report
+
+    print(make_report(output, score=score, where=where, out=out))
+
+
 # --- the store ----------------------------------------------------------------------------------
 
 

@@ -18,6 +18,7 @@ _OPTIONAL = {
     "torch": "rendering with backend diffusers",
     "onnx": "backend onnx",
     "sde": "sampler dpmpp_sde",
+    "plot": "farm plot",
     "s3": "outputs on s3://",
     "gcs": "outputs on gs://",
     "azure": "outputs on az://",

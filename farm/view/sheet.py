@@ -97,7 +97,7 @@ def make_sheet(
     store = Store.open(output)
     target = _Target.of(store, chosen, out)
     limits = paint.limits_of(target.suffix, pixels=max_pixels)
-    table = _Table.read(store, where=chosen.where)
+    table = Table.read(store, where=chosen.where)
     if not table.rows:
         raise _nothing(chosen, where=output, hint=f"farm status {output}")
     files = open_files(store.url)
@@ -123,7 +123,7 @@ def draw_sheet(frame: pd.DataFrame, settings: SheetSettings) -> Image.Image:
         InputError: there is nothing to show, a column does not exist, an axis has too many values,
             or the sheet is larger than one picture should be.
     """
-    table = _Table.of_frame(frame, where=settings.where)
+    table = Table.of_frame(frame, where=settings.where)
     if not table.rows:
         raise _nothing(settings, where="this table", hint=None)
     source = _Source(read=_read_anywhere, column="image_file")
@@ -152,10 +152,12 @@ def _nothing(settings: SheetSettings, *, where: str, hint: str | None) -> InputE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Table:
+class Table:
     """Every cell there is something to say about, and what the job knows of its columns."""
 
     title: str
+    arrow: pa.Table
+    """The rows once more, to ask questions of."""
     rows: list[Record]
     columns: tuple[str, ...]
     order: tuple[str, ...]
@@ -167,7 +169,7 @@ class _Table:
     """Columns that were divided into ranges, with their labels in order."""
 
     @classmethod
-    def read(cls, store: Store, *, where: str | None) -> _Table:
+    def read(cls, store: Store, *, where: str | None) -> Table:
         """Return the table of an output."""
         catalog = read_catalog(store).table
         job = _job_of(store)
@@ -186,7 +188,7 @@ class _Table:
         )
 
     @classmethod
-    def of_frame(cls, frame: pd.DataFrame, *, where: str | None) -> _Table:
+    def of_frame(cls, frame: pd.DataFrame, *, where: str | None) -> Table:
         """Return the table of a frame: every row with an image, and failures."""
         table = pa.Table.from_pandas(frame, preserve_index=False)
         if "image_file" not in table.column_names:
@@ -211,7 +213,7 @@ class _Table:
         space: TaskSpace | None,
         unseen: int,
         place: str,
-    ) -> _Table:
+    ) -> Table:
         kept = ask(table, where=where) if where else table
         if kept.num_rows > _MOST_ROWS:
             raise InputError(
@@ -225,6 +227,7 @@ class _Table:
         order = dict.fromkeys([*listed, *variables, *FIELDS])
         return cls(
             title=title,
+            arrow=kept,
             rows=kept.to_pylist(),
             columns=tuple(names),
             order=tuple(name for name in order if name in names),
@@ -470,7 +473,7 @@ class _Scores:
     high: float
 
     @classmethod
-    def of(cls, table: _Table, name: str | None) -> _Scores | None:
+    def of(cls, table: Table, name: str | None) -> _Scores | None:
         """Return the scores in a column, if one is asked for.
 
         Raises:
@@ -520,7 +523,7 @@ class _Difference:
     references: Mapping[tuple[Any, ...], Record]
 
     @classmethod
-    def of(cls, table: _Table, axes: Axes, asked: str | None) -> _Difference | None:
+    def of(cls, table: Table, axes: Axes, asked: str | None) -> _Difference | None:
         """Read `column=value`.
 
         Raises:
@@ -639,7 +642,7 @@ class _One:
                 return paint.Missing()  # the header tells how many; here hatching says enough
 
 
-def _arrange(table: _Table, settings: SheetSettings) -> Iterator[_One]:
+def _arrange(table: Table, settings: SheetSettings) -> Iterator[_One]:
     """Yield a sheet for every value of the page axis."""
     sorting = _Sorting.of(table, settings.sort)
     given = {
@@ -680,7 +683,7 @@ def _arrange(table: _Table, settings: SheetSettings) -> Iterator[_One]:
             yield _gallery(shown, inside_cells, style=style, page=page, sorting=sorting)
 
 
-def _require_few_values(table: _Table, axes: Axes) -> None:
+def _require_few_values(table: Table, axes: Axes) -> None:
     """Refuse axes that nobody could look along."""
     for name in (axes.x, axes.y, axes.super_x, axes.super_y, axes.page):
         if name is None or (count := len({row[name] for row in table.rows})) <= _MOST_VALUES:
@@ -730,7 +733,7 @@ class _Style:
 
 
 def _matrix(
-    table: _Table,
+    table: Table,
     axes: Axes,
     inside: _Inside,
     *,
@@ -755,7 +758,7 @@ def _matrix(
     )
 
 
-def _lines(table: _Table, rows: Sequence[Record], names: Sequence[str]) -> list[tuple[Any, ...]]:
+def _lines(table: Table, rows: Sequence[Record], names: Sequence[str]) -> list[tuple[Any, ...]]:
     """Return the combinations of values that occur, in order: those of one row or column each."""
     ranks = [{value: rank for rank, value in enumerate(table.levels(name))} for name in names]
     return sorted(
@@ -781,7 +784,7 @@ class _Sorting:
     is_descending: bool
 
     @classmethod
-    def of(cls, table: _Table, asked: str | None) -> _Sorting | None:
+    def of(cls, table: Table, asked: str | None) -> _Sorting | None:
         """Read `column`, `column asc` or `column desc`.
 
         Raises:
@@ -827,7 +830,7 @@ class _Inside:
     """Whether rows come in an order that a user asked for."""
 
     @classmethod
-    def of(cls, table: _Table, axes: Axes, *, is_sorted: bool) -> _Inside:
+    def of(cls, table: Table, axes: Axes, *, is_sorted: bool) -> _Inside:
         levels = tuple(tuple(table.levels(name)) for name in axes.inside)
         combinations = _lines(table, table.rows, axes.inside)
         most = _slots(table.rows, axes)
@@ -997,7 +1000,7 @@ def _listed(values: Sequence[Scalar]) -> str:
     return ", ".join(_joined(show(value)) for value in values)
 
 
-def _facts(table: _Table, axes: Axes, inside: _Inside) -> tuple[str, ...]:
+def _facts(table: Table, axes: Axes, inside: _Inside) -> tuple[str, ...]:
     """Return the lines below the title: what all pictures share, and what is inside a cell."""
     shared: dict[str, Any] = {}
     variables = [name for name in table.columns if name.startswith(VAR_PREFIX)]

@@ -1,0 +1,292 @@
+"""Plots of the catalog: how a number goes with a setting, apart by another.
+
+What is drawn follows from the columns. A number over few numbers is a line through the means, with
+the interval that holds the mean with 95% confidence; over many different numbers, points; over
+words, every picture as a point with the mean of each word. Without a `y`, pictures are counted.
+Values stand in the order of the job, and colours tell apart what `hue` says (Okabe and Ito's, which
+colour-blind people can tell apart too; viridis where there are more).
+
+matplotlib is known to this module alone, and only where something is drawn.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import textwrap
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+import numpy as np
+
+from farm.errors import InputError, MissingLibraryError, OutputError
+from farm.store import Store
+from farm.store.layout import SHEETS
+from farm.view.sheet import Record, Table, display, show
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+SUFFIXES: Final = (".png", ".svg", ".pdf")
+_FEW = 40
+"""More different numbers than this on the x axis are points, not a line."""
+_MOST_WORDS = 60
+_MOST_HUES = 24
+_CONFIDENCE = 1.96
+"""Standard errors on both sides of a mean that hold it in 95 of 100 samples, if they are normal."""
+_COLOURS = (
+    "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#6b6b6b", "#b8a500",
+)  # fmt: skip
+"""Okabe and Ito's, grey for their black, their yellow darker so that thin lines show on white."""
+_BINS = 30
+_FAMILY = "Inter"
+Values: TypeAlias = "np.ndarray[Any, np.dtype[np.float64]]"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlotSettings:
+    """What a plot shows. Names are columns of the catalog, aliases, or bare variables."""
+
+    x: str
+    y: str | None = None
+    """A column of numbers; without it, pictures are counted."""
+    hue: str | None = None
+    """Column whose values have colours of their own."""
+    where: str | None = None
+    """SQL expression; only rows for which it holds."""
+    title: str | None = None
+
+
+def make_plot(
+    output: str, settings: PlotSettings, *, out: str | os.PathLike[str] | None = None
+) -> str:
+    """Write a plot of an output and return its file: `.png`, `.svg` or `.pdf`.
+
+    By default it is a PNG in the output's folder `sheets`, or in this folder for a URL.
+
+    Raises:
+        OutputError: there is no readable output at `output`, or `out` cannot be written.
+        InputError: there is nothing to draw, a column does not exist, or cannot be drawn so.
+        MissingLibraryError: matplotlib is not installed.
+    """
+    names = [name for name in (settings.y, settings.x, settings.hue) if name]
+    store = Store.open(output)
+    folder = Path() if "://" in store.url else Path(store.url) / SHEETS
+    path = Path(out) if out is not None else folder / f"plot-{'-'.join(map(display, names))}.png"
+    if path.suffix.lower() not in SUFFIXES:
+        raise InputError(
+            f"a plot cannot be written as '{path.suffix or 'a file without suffix'}'",
+            hint=f"end the file's name with one of {', '.join(SUFFIXES)}",
+        )
+    figure = draw_plot(Table.read(store, where=settings.where), settings)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=144)
+    except OSError as error:
+        raise OutputError(
+            f"cannot write the plot: {error.strerror or error}",
+            where=str(path),
+            hint="choose another place with --out FILE",
+        ) from error
+    return str(path)
+
+
+def draw_plot(table: Table, settings: PlotSettings) -> Figure:
+    """Return a plot of the rendered rows of a table, as a matplotlib figure.
+
+    Raises:
+        InputError: there is nothing to draw, a column does not exist, or cannot be drawn so.
+        MissingLibraryError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise MissingLibraryError(
+            "plots need matplotlib, which is not installed",
+            hint="pip install '.[plot]' in the farm's folder",
+        ) from error
+    x, y, hue = (table.resolve(name) for name in (settings.x, settings.y, settings.hue))
+    assert x is not None
+    rows = [row for row in table.rows if row["status"] == "rendered" and row[x] is not None]
+    if y is not None:
+        rows = [row for row in rows if row[y] is not None]
+        if rows and not all(_is_number(row[y]) for row in rows):
+            raise InputError(
+                f"'{display(y)}' is no column of numbers", hint="put it on --x or --hue instead"
+            )
+    if not rows:
+        raise InputError("no rendered image has values to draw", hint="see them with farm query")
+    series = _series(table, rows, hue)
+    with _typeface():
+        figure = Figure(figsize=(8, 5), layout="constrained", facecolor="white")
+        axes = figure.add_subplot()
+        _draw(axes, table, series, x=x, y=y)
+        _dress(axes, settings, title=settings.title or table.title, x=x, y=y, hue=hue)
+    return figure
+
+
+@contextlib.contextmanager
+def _typeface() -> Iterator[None]:
+    """Set what is drawn inside in the typeface of the sheets."""
+    import matplotlib as mpl
+    from matplotlib import font_manager
+
+    if not any(font.name == _FAMILY for font in font_manager.fontManager.ttflist):
+        for name in ("Inter-Regular.otf", "Inter-SemiBold.otf"):
+            with resources.as_file(resources.files("farm.view") / "fonts" / name) as path:
+                font_manager.fontManager.addfont(path)
+    with mpl.rc_context({"font.family": [_FAMILY, "DejaVu Sans"], "svg.fonttype": "path"}):
+        yield
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Series:
+    """The rows of one value of the hue."""
+
+    label: str
+    colour: Any
+    rows: Sequence[Record]
+
+
+def _series(table: Table, rows: Sequence[Record], hue: str | None) -> list[_Series]:
+    if hue is None:
+        return [_Series(label="", colour=_COLOURS[0], rows=rows)]
+    levels = [level for level in table.levels(hue) if any(row[hue] == level for row in rows)]
+    if len(levels) > _MOST_HUES:
+        raise InputError(
+            f"'{display(hue)}' has {len(levels):,} values, too many to tell apart by colour",
+            hint="choose some with --where, or give another column to --hue",
+        )
+    if len(levels) > len(_COLOURS):
+        from matplotlib import colormaps
+
+        colours: Sequence[Any] = [
+            colormaps["viridis"](share) for share in np.linspace(0, 0.92, len(levels))
+        ]
+    else:
+        colours = _COLOURS
+    return [
+        _Series(label=show(level), colour=colour, rows=[row for row in rows if row[hue] == level])
+        for level, colour in zip(levels, colours, strict=False)
+    ]
+
+
+def _draw(axes: Axes, table: Table, series: Sequence[_Series], *, x: str, y: str | None) -> None:
+    values = {row[x] for one in series for row in one.rows}
+    if not all(_is_number(value) for value in values):
+        _draw_words(axes, table, series, x=x, y=y)
+    elif y is None:
+        _draw_counts(axes, series, x=x, values=values)
+    elif len(values) <= _FEW:
+        _draw_lines(axes, series, x=x, y=y)
+    else:
+        for one in series:
+            axes.scatter(_numbers(one.rows, x), _numbers(one.rows, y), s=14, alpha=0.6, lw=0,
+                         color=one.colour, label=one.label)  # fmt: skip
+
+
+def _draw_lines(axes: Axes, series: Sequence[_Series], *, x: str, y: str) -> None:
+    """Draw the mean at every number, and the interval that holds it."""
+    for one in series:
+        places, found = _numbers(one.rows, x), _numbers(one.rows, y)
+        steps = np.unique(places)
+        at = [found[places == step] for step in steps]
+        means = np.array([values.mean() for values in at])
+        spread = np.array([_interval(values) for values in at])
+        axes.plot(steps, means, marker="o", ms=5, lw=1.8, color=one.colour, label=one.label)
+        axes.fill_between(steps, means - spread, means + spread, color=one.colour, alpha=0.15, lw=0)
+    if len(steps) <= _FEW // 2:
+        every = sorted({row[x] for one in series for row in one.rows})
+        axes.set_xticks(every, [show(step) for step in every])
+
+
+def _interval(values: Values) -> float:
+    """Return how far from the mean its 95% confidence interval reaches; 0 for one value."""
+    count = len(values)
+    return _CONFIDENCE * float(values.std(ddof=1)) / math.sqrt(count) if count > 1 else 0.0
+
+
+def _draw_counts(axes: Axes, series: Sequence[_Series], *, x: str, values: set[Any]) -> None:
+    bins: Any = _BINS
+    if len(values) <= _FEW:
+        ordered = np.array(sorted(values), np.float64)
+        gap = float(np.diff(ordered).min()) if len(ordered) > 1 else 1.0
+        bins = np.unique([ordered - gap / 2, ordered + gap / 2])
+    axes.hist(
+        [_numbers(one.rows, x) for one in series],
+        bins=bins,
+        stacked=True,
+        color=[one.colour for one in series],
+        label=[one.label for one in series],
+    )
+
+
+def _draw_words(
+    axes: Axes, table: Table, series: Sequence[_Series], *, x: str, y: str | None
+) -> None:
+    """Draw every picture beside its word, and the mean as a line; or, without `y`, bars."""
+    words = [
+        word for word in table.levels(x) if any(row[x] == word for s in series for row in s.rows)
+    ]
+    if len(words) > _MOST_WORDS:
+        raise InputError(
+            f"'{display(x)}' has {len(words):,} values, too many to stand beside each other",
+            hint="choose some with --where, or give another column to --x",
+        )
+    width = 0.8 / len(series)
+    for number, one in enumerate(series):
+        middle = -0.4 + width * (number + 0.5)
+        places = np.arange(len(words)) + middle
+        at = [[row for row in one.rows if row[x] == word] for word in words]
+        if y is None:
+            axes.bar(places, [len(rows) for rows in at], width * 0.9, color=one.colour,
+                     label=one.label)  # fmt: skip
+            continue
+        for place, rows in zip(places, at, strict=True):
+            # Spread evenly, not at random: the same catalog draws the same plot.
+            aside = (np.arange(len(rows)) * 0.618 % 1 - 0.5) * width * 0.6
+            axes.scatter(place + aside, _numbers(rows, y), s=12, alpha=0.35, lw=0,
+                         color=one.colour)  # fmt: skip
+        seen = [(place, _numbers(rows, y).mean()) for place, rows in zip(places, at, strict=True)
+                if rows]  # fmt: skip
+        lefts, means = zip(*seen, strict=True)
+        reach = width * 0.4
+        axes.hlines(means, np.array(lefts) - reach, np.array(lefts) + reach, color=one.colour,
+                    lw=2.5, label=one.label)  # fmt: skip
+    long = max(len(show(word)) for word in words)
+    labels = ["\n".join(textwrap.wrap(show(word), 18) or [""]) for word in words]
+    slanted = len(words) * min(long, 18) > 90  # noqa: PLR2004 - characters that fit below a plot
+    axes.set_xticks(range(len(words)), labels, rotation=40 if slanted else 0,
+                    ha="right" if slanted else "center")  # fmt: skip
+
+
+def _dress(
+    axes: Axes, settings: PlotSettings, *, title: str, x: str, y: str | None, hue: str | None
+) -> None:
+    axes.set_title(title + (f" · {settings.where}" if settings.where else ""), loc="left",
+                   fontsize=13, fontweight="bold", pad=12, parse_math=False)  # fmt: skip
+    axes.set_xlabel(display(x), parse_math=False)
+    axes.set_ylabel(display(y) if y else "images", parse_math=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="#e4e4e0", lw=0.8)
+    axes.set_axisbelow(True)
+    for tick in (*axes.get_xticklabels(), *axes.get_yticklabels()):
+        tick.set_parse_math(False)
+    if hue is not None:
+        legend = axes.legend(title=display(hue), frameon=False, loc="upper left",
+                             bbox_to_anchor=(1.01, 1.0), alignment="left")  # fmt: skip
+        for text in (legend.get_title(), *legend.get_texts()):
+            text.set_parse_math(False)
+
+
+def _numbers(rows: Sequence[Record], name: str) -> Values:
+    return np.array([row[name] for row in rows], np.float64)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
