@@ -118,7 +118,10 @@ class WorkerUp:
 
     worker: str
     node: str
+    """For people."""
     device: str
+    node_id: str = ""
+    """Tells nodes apart that have one name; as `Executor.avoid` takes it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

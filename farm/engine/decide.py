@@ -5,6 +5,9 @@ Two kinds of count are kept apart. A task's own failures spend its *tries*. Deat
 the first death of a chunk only sends its tasks elsewhere, one at a time, and the next one has a
 name. Failures of the machinery (store, model loading) charge no task at all.
 
+A worker that is silent for much longer than its work should take is as good as dead, and is treated
+so. A node whose workers keep dying, whatever they render, is avoided while there is another.
+
 Everything here is bounded, which is why a run ends. A task that goes back does so with a higher
 `attempt`, and no attempt goes beyond `attempts`; most end long before that, at the limit of their
 tries or crashes. Store faults in a row, and deaths with no task finished in between, end the run.
@@ -12,6 +15,7 @@ tries or crashes. Store faults in a row, and deaths with no task finished in bet
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -37,6 +41,16 @@ class Policy:
     store_delay_max_s: float = 30.0
     fruitless_deaths: int = 40
     """The run ends at this many deaths of workers without a task finished in between."""
+    node_deaths: int = 3
+    """A node is avoided after this many deaths in a row there that no one task explains."""
+    stuck_after_s: float | None = None
+    """A worker without progress for so long is replaced; 0 never; None goes by what work takes:"""
+    stuck_factor: float = 20.0
+    """So many times longer than images of this pipeline have taken,"""
+    stuck_least_s: float = 300.0
+    """but not less than this;"""
+    stuck_unknown_s: float = 3600.0
+    """and this while nothing has been measured, or a pipeline is loading."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +65,8 @@ class History:
     """Workers that died while these tasks were, or may have been, in flight."""
     alone: bool = False
     """Rendered one at a time, each noted in the store before it starts."""
+    nodes: frozenset[str] = frozenset()
+    """Where those workers died, in this run: the next try had better be elsewhere."""
 
 
 # --- what can go wrong --------------------------------------------------------------------------
@@ -72,6 +88,7 @@ class WorkerDied:
     """The process or its node went away. `known`: exactly one task was in flight."""
 
     known: bool
+    node: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +120,33 @@ class Fruitless:
     in_a_row: int
 
 
-Failure: TypeAlias = "TaskFailed | WorkerDied | LoadFailed | Returned | StoreFailed | Fruitless"
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Silent:
+    """A worker has leases and has shown no progress for `silent_s` seconds.
+
+    `expected_s`: how long what it has in flight should take; None: not known.
+    """
+
+    silent_s: float
+    expected_s: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeStruck:
+    """Workers died on a node, with no task finished there in between.
+
+    `in_a_row`: this death included; 0 if one task was in flight in all of them. `elsewhere`:
+    workers of other nodes do finish tasks.
+    """
+
+    in_a_row: int
+    elsewhere: bool
+
+
+Failure: TypeAlias = (
+    "TaskFailed | WorkerDied | LoadFailed | Returned | StoreFailed | Fruitless"
+    " | Silent | NodeStruck"
+)
 
 
 # --- what can be done ---------------------------------------------------------------------------
@@ -138,6 +181,16 @@ class Pause:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Replace:
+    """Kill the worker and take it for dead."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Avoid:
+    """Start no more workers on the node, and lease nothing to those that are there."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Proceed:
     """Nothing beyond what the other failures ask for."""
 
@@ -147,7 +200,7 @@ class EndRun:
     """Going on would only burn time. What is committed stays."""
 
 
-Decision: TypeAlias = "Retry | Split | GiveUp | Pause | Proceed | EndRun"
+Decision: TypeAlias = "Retry | Split | GiveUp | Pause | Replace | Avoid | Proceed | EndRun"
 
 CURABLE = frozenset({FailureKind.BAD_OUTPUT, FailureKind.INTERNAL})
 """Kinds of failure that another try may cure. The others are properties of the task."""
@@ -172,12 +225,12 @@ def decide(  # noqa: C901, PLR0911, PLR0912 - one branch per row of the table
 
         case WorkerDied(known=True) if history.crashes + 1 >= policy.deaths_alone:
             return GiveUp(kind=FailureKind.WORKER_DIED)
-        case WorkerDied(known=True):
-            return Retry(history=_leased_again(history, crashes=history.crashes + 1, alone=True))
-        case WorkerDied():
-            return Split(
-                history=_leased_again(history, crashes=max(1, history.crashes), alone=True)
-            )
+        case WorkerDied(known=True, node=node):
+            crashes = history.crashes + 1
+            return Retry(history=_leased_again(history, crashes=crashes, alone=True, node=node))
+        case WorkerDied(node=node):
+            crashes = max(1, history.crashes)
+            return Split(history=_leased_again(history, crashes=crashes, alone=True, node=node))
 
         case LoadFailed(in_a_row=count, elsewhere=False) if count >= policy.load_failures:
             return GiveUp(kind=FailureKind.LOAD_FAILED)
@@ -196,6 +249,21 @@ def decide(  # noqa: C901, PLR0911, PLR0912 - one branch per row of the table
         case Fruitless(in_a_row=count):
             return EndRun() if count >= policy.fruitless_deaths else Proceed()
 
+        case Silent(silent_s=silent_s, expected_s=expected_s):
+            return Replace() if silent_s >= _patience_s(expected_s, policy) else Proceed()
+
+        case NodeStruck(in_a_row=count, elsewhere=elsewhere):
+            return Avoid() if elsewhere and count >= policy.node_deaths else Proceed()
+
+
+def _patience_s(expected_s: float | None, policy: Policy) -> float:
+    """Return how long a worker may be silent with work that should take `expected_s`."""
+    if policy.stuck_after_s is not None:
+        return policy.stuck_after_s or math.inf
+    if expected_s is None:
+        return policy.stuck_unknown_s
+    return max(policy.stuck_least_s, policy.stuck_factor * expected_s)
+
 
 def _leased_again(
     history: History,
@@ -203,6 +271,7 @@ def _leased_again(
     tries: int | None = None,
     crashes: int | None = None,
     alone: bool | None = None,
+    node: str = "",
 ) -> History:
     """Return `history` as it is at the next lease; what is not given stays as it was."""
     return History(
@@ -210,4 +279,5 @@ def _leased_again(
         tries=history.tries if tries is None else tries,
         crashes=history.crashes if crashes is None else crashes,
         alone=history.alone if alone is None else alone,
+        nodes=history.nodes | {node} if node else history.nodes,
     )

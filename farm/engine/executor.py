@@ -51,6 +51,10 @@ class Executor(Protocol):
         """Discard a worker whose process is not to be trusted, without a `WorkerDown`."""
         ...
 
+    def avoid(self, node_ids: frozenset[str]) -> None:
+        """Start workers on other nodes than these from now on, if there are any."""
+        ...
+
     def ask_to_stop(self) -> None:
         """Ask every worker to finish what is in flight, commit it, and answer."""
         ...

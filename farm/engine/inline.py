@@ -55,6 +55,9 @@ class InlineExecutor:
         self._live(worker).close()
         self._begin_worker()
 
+    def avoid(self, node_ids: frozenset[str]) -> None:
+        """See `Executor.avoid`. There is only one node."""
+
     def ask_to_stop(self) -> None:
         """See `Executor.ask_to_stop`."""
         self._live().ask_to_stop()

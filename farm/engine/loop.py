@@ -2,6 +2,7 @@
 
 ```
 while there is work:   heed stop requests -> settle deaths -> lease chunks -> wait -> take answers
+                       -> replace who hangs
 ```
 
 The loop holds who has what; `Workload` holds what is left; `decide` says what a failure means; an
@@ -22,6 +23,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 
 from farm.engine import events
 from farm.engine.chunks import (
@@ -36,17 +38,21 @@ from farm.engine.chunks import (
     WorkerUp,
 )
 from farm.engine.decide import (
+    Avoid,
     Decision,
     EndRun,
     Fruitless,
     GiveUp,
     History,
     LoadFailed,
+    NodeStruck,
     Pause,
     Policy,
     Proceed,
+    Replace,
     Retry,
     Returned,
+    Silent,
     Split,
     StoreFailed,
     TaskFailed,
@@ -127,7 +133,7 @@ def run(
     tally = _Tally()
     stop = stop or Stop()
     if plan.to_render:
-        policy = policy or Policy(retries=job.retries)
+        policy = policy or Policy(retries=job.retries, stuck_after_s=job.resources.stuck_after_s)
         number = store.begin_run()
         setup = WorkerSetup(
             store_url=store.url, job=job, run=number, policy=policy, factory=factory
@@ -186,6 +192,9 @@ class _Lease:
 class _WorkerState:
     """What the loop knows of a live worker."""
 
+    node_id: str
+    since: float
+    """When it last showed progress, or was leased something after being idle."""
     leases: dict[str, _Lease] = field(default_factory=dict)
     """By chunk id, in the order they were leased."""
     key: PipelineKey | None = None
@@ -201,6 +210,7 @@ class _Grave:
     """A worker that is gone; what became of its chunks has to be read from the store."""
 
     chunks: tuple[Chunk, ...]
+    node_id: str
     reason: str
     blame: bool
     """It died. False: we discarded it ourselves, and these chunks had not been begun."""
@@ -253,6 +263,10 @@ class _Run:
     """In a row, with nothing committed in between."""
     deaths: int = 0
     """In a row, with no task finished in between."""
+    node_deaths: dict[str, list[frozenset[TaskSpec]]] = field(default_factory=dict)
+    """By node, the suspects of each death there since a task was last finished there."""
+    avoided: frozenset[str] = frozenset()
+    """Nodes on which workers only ever die."""
     paused_until: float = 0.0
     heartbeats: dict[str, Heartbeat] = field(default_factory=dict)
     told_to_stop: bool = False
@@ -270,10 +284,12 @@ class _Run:
             while not self.is_over():
                 yield from self.heed_stop()
                 yield from self.tend_store()
+                yield from self.leave_avoided()
                 yield from self.lease()
                 yield from self.mention_waiting()
                 for message in self.executor.wait(self.patience()):
                     yield from self.take(message)
+                yield from self.replace_stuck()
         finally:
             self.executor.close()
         with contextlib.suppress(StoreError):  # what stays behind is only advice
@@ -294,15 +310,31 @@ class _Run:
             self.executor.ask_to_stop()
             yield events.Notice(message="stopping: finished images are being committed")
 
+    def leave_avoided(self) -> Iterator[Event]:
+        """Move workers away from the nodes to be avoided as soon as they hold nothing."""
+        for name, worker in list(self.workers.items()):
+            if worker.node_id in self.avoided and not worker.leases:
+                reason = f"node {worker.node_id} is avoided"
+                yield from self.bury_worker(name, reason, blame=False)
+                self.executor.replace(name)
+
     def mention_waiting(self) -> Iterator[Event]:
-        """Say so, once, when there is no worker for a while: it may take a cluster minutes."""
+        """Say so, once, when there is no worker for a while: it may take a cluster minutes.
+
+        Better than none are then those of nodes that were to be avoided.
+        """
         if self.workers:
             self.alone_since = None
         elif self.alone_since is None:
             self.alone_since = self.clock()
-        elif self.clock() - self.alone_since >= LONELY_S and not self.has_mentioned_waiting:
-            self.has_mentioned_waiting = True
-            yield events.Notice(message="waiting for a worker: there is no room for one yet")
+        elif self.clock() - self.alone_since >= LONELY_S:
+            if not self.has_mentioned_waiting:
+                self.has_mentioned_waiting = True
+                yield events.Notice(message="waiting for a worker: there is no room for one yet")
+            if self.avoided:
+                self.avoided = frozenset()
+                self.node_deaths.clear()
+                self.executor.avoid(self.avoided)
 
     def patience(self) -> float:
         """Return how long to wait for news, in seconds."""
@@ -319,6 +351,8 @@ class _Run:
                     if chunk.history.crashes >= self.policy.deaths_alone:
                         self.condemn(chunk)
                         continue
+                    if not worker.leases:
+                        worker.since = self.clock()
                     worker.key = chunk.key
                     worker.leases[chunk.id] = _Lease(chunk=chunk, since=self.clock())
                     self.executor.lease(name, chunk)
@@ -345,22 +379,36 @@ class _Run:
 
     def next_chunk(self, worker: _WorkerState) -> Chunk | None:
         """Return what `worker` should be leased, or None if nothing should."""
+        if worker.node_id in self.avoided:
+            return None
         held = Counter(state.key for state in self.workers.values() if state.key is not None)
-        refused = worker.refused | self.given_up.keys()
-        key = self.workload.choose_key(worker.key, refused=refused, held=held)
-        if key is None:
-            # What failed to load everywhere gets its last chance anywhere.
-            everywhere = set.intersection(*(state.refused for state in self.workers.values()))
-            refused = refused - everywhere | self.given_up.keys()
-            key = self.workload.choose_key(worker.key, refused=refused, held=held)
-        if key is None:
-            return None
-        is_ahead = bool(worker.leases)
-        if is_ahead and (key != worker.key or self.workload.pending(key) <= len(self.workers)):
-            # A chunk that waits here could be rendered elsewhere, or this worker may be needed
-            # for another pipeline by the time it is free.
-            return None
-        return self.workload.cut(key, workers=max(1, len(self.workers)))
+        everywhere = set.intersection(*(state.refused for state in self.workers.values()))
+        unsuited = set(self.given_up)
+        while True:
+            key = self.workload.choose_key(worker.key, refused=worker.refused | unsuited, held=held)
+            if key is None:
+                # What failed to load everywhere gets its last chance anywhere.
+                refused = worker.refused - everywhere | unsuited
+                key = self.workload.choose_key(worker.key, refused=refused, held=held)
+            if key is None:
+                return None
+            is_ahead = bool(worker.leases)
+            if is_ahead and (key != worker.key or self.workload.pending(key) <= len(self.workers)):
+                # A chunk that waits here could be rendered elsewhere, or this worker may be needed
+                # for another pipeline by the time it is free.
+                return None
+            suits = partial(self.suits, worker, key)
+            chunk = self.workload.cut(key, workers=max(1, len(self.workers)), suits=suits)
+            if chunk is not None:
+                return chunk
+            unsuited.add(key)
+
+    def suits(self, worker: _WorkerState, key: PipelineKey, history: History) -> bool:
+        """Whether a worker may have tasks of this history, or one of another node had better."""
+        return worker.node_id not in history.nodes or not any(
+            state.node_id not in history.nodes | self.avoided and key not in state.refused
+            for state in self.workers.values()
+        )
 
     # --- what workers say -----------------------------------------------------------------------
 
@@ -368,20 +416,16 @@ class _Run:
         """Take in one message."""
         match message:
             case WorkerUp():
-                self.workers[message.worker] = _WorkerState()
+                node_id = message.node_id or message.node
+                if node_id in self.avoided:
+                    self.executor.replace(message.worker)
+                    return
+                self.workers[message.worker] = _WorkerState(node_id=node_id, since=self.clock())
                 yield events.WorkerReady(
                     worker=message.worker, node=message.node, device=message.device
                 )
             case WorkerDown():
-                yield from self.bury_worker(message.worker, message.reason, blame=True)
-                self.deaths += 1
-                if decide(Fruitless(in_a_row=self.deaths), History(), self.policy) == EndRun():
-                    raise FarmError(
-                        f"workers keep dying: {self.deaths} in a row, and no task was finished "
-                        "in between",
-                        note=f"the last one: {message.reason}",
-                        hint="run `farm doctor`, or see the error itself with `--executor inline`",
-                    )
+                yield from self.lose_worker(message.worker, message.reason)
             case WorkerReport():
                 yield from self.take_report(message)
 
@@ -392,7 +436,10 @@ class _Run:
         for outcome in report.outcomes:
             lease = worker.leases.pop(outcome.chunk)
             yield from self.settle(report.worker, lease, outcome)
+        if report.outcomes:
+            worker.since = self.clock()
         if report.heartbeat != self.heartbeats.get(report.worker):
+            worker.since = self.clock()
             self.heartbeats[report.worker] = report.heartbeat
             yield _progress(report.worker, report.heartbeat)
         if report.is_spent:
@@ -412,10 +459,11 @@ class _Run:
             self.load_failures[chunk.key] = 0
             self.deaths = 0
             self.workers[worker].opened = chunk.key
+            self.node_deaths.pop(self.workers[worker].node_id, None)
         if finished:
             self.store_faults = 0
             if outcome.seconds > 0 and not chunk.history.alone:
-                self.workload.learn(chunk.key, seconds=outcome.seconds, tasks=finished)
+                self.workload.learn(chunk, seconds=outcome.seconds, finished=finished)
         yield events.ChunkDone(
             chunk=chunk.id,
             worker=worker,
@@ -469,7 +517,7 @@ class _Run:
                 self.verdicts.append(
                     _Verdict(tasks=tasks, kind=kind, message=reason, attempt=chunk.history.attempt)
                 )
-            case Pause() | Proceed() | EndRun():
+            case Pause() | Replace() | Avoid() | Proceed() | EndRun():
                 raise AssertionError(f"{decision} is not about tasks")
 
     def put_back(self, chunk: Chunk, tasks: tuple[TaskSpec, ...]) -> Iterator[Event]:
@@ -478,6 +526,34 @@ class _Run:
             decision = decide(Returned(), chunk.history, self.policy)
             yield from self.apply(decision, chunk, tasks, "came back unfinished")
 
+    def lose_worker(self, name: str, reason: str) -> Iterator[Event]:
+        """Bury a worker that died; end the run if they only ever die."""
+        yield from self.bury_worker(name, reason, blame=True)
+        self.deaths += 1
+        if decide(Fruitless(in_a_row=self.deaths), History(), self.policy) == EndRun():
+            raise FarmError(
+                f"workers keep dying: {self.deaths} in a row, and no task was finished in between",
+                note=f"the last one: {reason}",
+                hint="run `farm doctor`, or see the error itself with `--executor inline`",
+            )
+
+    def replace_stuck(self) -> Iterator[Event]:
+        """Kill workers that have been silent for much longer than their work should take."""
+        for name, worker in list(self.workers.items()):
+            if not worker.leases:
+                continue
+            chunk = next(iter(worker.leases.values())).chunk
+            beat = self.heartbeats.get(name, Heartbeat())
+            expected_s = None
+            if beat.phase != "loading":
+                expected_s = self.workload.expect(chunk, in_flight=beat.in_flight)
+            silent_s = self.clock() - worker.since
+            failure = Silent(silent_s=silent_s, expected_s=expected_s)
+            if decide(failure, chunk.history, self.policy) == Replace():
+                reason = f"it made no progress for {silent_s:.0f} s, so it was killed"
+                self.executor.replace(name)
+                yield from self.lose_worker(name, reason)
+
     def bury_worker(self, name: str, reason: str, *, blame: bool) -> Iterator[Event]:
         """Forget a worker; what it was leased is settled from the store."""
         worker = self.workers.pop(name, None)
@@ -485,7 +561,9 @@ class _Run:
         yield events.WorkerLost(worker=name, reason=reason)
         if worker is not None:
             chunks = tuple(lease.chunk for lease in worker.leases.values())
-            self.graves.append(_Grave(chunks=chunks, reason=reason, blame=blame))
+            self.graves.append(
+                _Grave(chunks=chunks, node_id=worker.node_id, reason=reason, blame=blame)
+            )
 
     def fail_to_load(
         self, chunk: Chunk, tasks: tuple[TaskSpec, ...], message: str
@@ -548,7 +626,10 @@ class _Run:
         may have been waiting for its commit while a task of the next one killed the worker.
         """
         estates = [self.read_estate(chunk, blame=grave.blame) for chunk in grave.chunks]
-        known = sum(len(estate.suspects) for estate in estates) == 1
+        suspects = frozenset(task for estate in estates for task in estate.suspects)
+        if suspects:
+            yield from self.strike_node(grave.node_id, suspects)
+        death = WorkerDied(known=len(suspects) == 1, node=grave.node_id)
         for estate in estates:
             chunk = estate.chunk
             yield from self.take_committed(estate)
@@ -557,10 +638,33 @@ class _Run:
             else:
                 yield from self.put_back(chunk, estate.others)
             if estate.suspects:
-                decision = decide(WorkerDied(known=known), chunk.history, self.policy)
+                decision = decide(death, chunk.history, self.policy)
                 yield from self.apply(decision, chunk, estate.suspects, grave.reason)
             with contextlib.suppress(StoreError):  # only advice, and this run has taken it
                 self.journal.clear(chunk.id)
+
+    def strike_node(self, node_id: str, suspects: frozenset[TaskSpec]) -> Iterator[Event]:
+        """Count a death on a node; avoid the node if it, and no task, is what they have in common.
+
+        Workers that live there stay without work, and may be needed again.
+        """
+        deaths = self.node_deaths.setdefault(node_id, [])
+        deaths.append(suspects)
+        is_one_task = bool(frozenset.intersection(*deaths))
+        failure = NodeStruck(
+            in_a_row=0 if is_one_task else len(deaths),
+            elsewhere=any(
+                state.opened is not None and state.node_id not in self.avoided | {node_id}
+                for state in self.workers.values()
+            ),
+        )
+        if node_id not in self.avoided and decide(failure, History(), self.policy) == Avoid():
+            self.avoided |= {node_id}
+            self.executor.avoid(self.avoided)
+            yield events.Notice(
+                message=f"node {node_id} is avoided: {len(deaths)} workers in a row died there, "
+                "and other nodes do well"
+            )
 
     def read_estate(self, chunk: Chunk, *, blame: bool) -> _Estate:
         """Ask the store what became of a chunk whose worker is gone."""

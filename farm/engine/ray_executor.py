@@ -41,6 +41,8 @@ BEAT_S = 0.5
 CONTROL_THREADS = 4
 FAILED_STARTS = 3
 """Workers that may fail to start, before the first one that does, until the run is refused."""
+_NODE_ID = "ray.io/node-id"
+"""A label that Ray puts on every node."""
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",  # a render farm does not phone home
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # under `uv run`, Ray would rebuild the environment
@@ -72,8 +74,8 @@ class Actor:
         self._threads = threads
         self._opened = threading.Event()
 
-    def hello(self, token: str) -> tuple[str, str]:
-        """Open the store and prove that it is the driver's; return node and device.
+    def hello(self, token: str) -> tuple[str, str, str]:
+        """Open the store and prove that it is the driver's; return node, device and node id.
 
         Raises:
             OutputError: the store cannot be opened or written from this node.
@@ -84,14 +86,15 @@ class Actor:
         # It is early enough: what counts threads (torch) or is found by path is imported later.
         os.environ |= {"OMP_NUM_THREADS": str(self._threads), "MKL_NUM_THREADS": str(self._threads)}
         sys.path += [folder for folder in self._python_path if folder not in sys.path]
-        gpus = ray.get_runtime_context().get_accelerator_ids().get("GPU", [])
+        context = ray.get_runtime_context()
+        gpus = context.get_accelerator_ids().get("GPU", [])
         node = platform.node()
         self._worker = Worker(
             self._setup, name=self._name, node=node, device=self._device, threads=self._threads
         )
         self._worker.prove_output(token)
         self._opened.set()
-        return node, f"cuda:{','.join(gpus)}" if gpus else "cpu"
+        return node, f"cuda:{','.join(gpus)}" if gpus else "cpu", context.get_node_id()
 
     def serve(self) -> NoReturn:
         """Render whatever is leased, for ever. Only an error of ours ends it."""
@@ -168,6 +171,7 @@ class RayExecutor:
         self._has_started = False
         self._owns_ray = False
         self._stopping = False
+        self._avoided: frozenset[str] = frozenset()
 
     @property
     def size(self) -> int | None:
@@ -209,7 +213,14 @@ class RayExecutor:
         """See `Executor.replace`."""
         remote = self._remotes.pop(worker)
         self._ray.kill(remote.actor, no_restart=True)
-        self._spawn()
+        if not self._stopping:
+            self._spawn()
+
+    def avoid(self, node_ids: frozenset[str]) -> None:
+        """See `Executor.avoid`. Workers that are still starting start again, elsewhere."""
+        self._avoided = node_ids
+        for name in [name for name, remote in self._remotes.items() if not remote.is_up]:
+            self.replace(name)
 
     def ask_to_stop(self) -> None:
         """See `Executor.ask_to_stop`."""
@@ -283,6 +294,8 @@ class RayExecutor:
         }
         if self._accelerator_type is not None:
             options["accelerator_type"] = self._accelerator_type
+        if self._avoided:
+            options["label_selector"] = {_NODE_ID: f"!in({','.join(sorted(self._avoided))})"}
         actor_class = self._ray.remote(
             max_restarts=0, max_task_retries=0, concurrency_groups={"control": CONTROL_THREADS}
         )(Actor)
@@ -324,11 +337,11 @@ class RayExecutor:
         if isinstance(answer, WorkerReport):
             remote.talking = self._control_call(remote.actor.report)
             return answer
-        node, device = answer
+        node, device, node_id = answer
         self._check_output(name, node, remote.token)
         remote.is_up = self._has_started = True
         remote.talking = self._control_call(remote.actor.report)
-        return WorkerUp(worker=name, node=node, device=device)
+        return WorkerUp(worker=name, node=node, device=device, node_id=node_id)
 
     def _lose(self, name: str, remote: _Remote, error: Exception) -> Message:
         """Forget a worker that died, and start another in its place."""

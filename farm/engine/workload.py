@@ -16,7 +16,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import Counter, deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Protocol
@@ -35,6 +35,8 @@ GROWTH = 4
 """A chunk has at most so many times the tasks of the largest one finished so far."""
 MOST_TASKS = 2048
 """Bounds what a lease carries, whatever the speed."""
+_SIDE = 512
+"""Stands for a width or height that is the model's own."""
 
 
 class Backlog(Protocol):
@@ -62,9 +64,14 @@ class Piece:
     history: History
 
 
+def _suits_all(_history: History) -> bool:
+    return True
+
+
 @dataclass(slots=True, kw_only=True)
 class _Speed:
     seconds_per_task: float | None = None
+    seconds_per_unit: float | None = None
     largest: int = FIRST_CHUNK // GROWTH
 
 
@@ -101,13 +108,24 @@ class Workload:
         if piece.tasks:
             self._pieces.setdefault(piece.key, deque()).append(piece)
 
-    def learn(self, key: PipelineKey, *, seconds: float, tasks: int) -> None:
-        """Note that a worker was busy for `seconds` with `tasks` tasks of `key`."""
-        speed = self._speeds.setdefault(key, _Speed())
-        latest = seconds / tasks
-        known = speed.seconds_per_task
-        speed.seconds_per_task = latest if known is None else (known + latest) / 2
-        speed.largest = max(speed.largest, tasks)
+    def learn(self, chunk: Chunk, *, seconds: float, finished: int) -> None:
+        """Note that a worker was busy for `seconds` with `finished` tasks of `chunk`."""
+        speed = self._speeds.setdefault(chunk.key, _Speed())
+        speed.seconds_per_task = _blend(speed.seconds_per_task, seconds / finished)
+        units = sum(map(_units, chunk.tasks)) * finished / len(chunk.tasks)
+        speed.seconds_per_unit = _blend(speed.seconds_per_unit, seconds / units)
+        speed.largest = max(speed.largest, finished)
+
+    def expect(self, chunk: Chunk, *, in_flight: int) -> float | None:
+        """Return how many seconds `in_flight` of the chunk's tasks may take together.
+
+        Counted as if each of them were the largest; None before anything of this pipeline has been
+        measured.
+        """
+        speed = self._speeds.get(chunk.key, _Speed())
+        if speed.seconds_per_unit is None:
+            return None
+        return speed.seconds_per_unit * max(map(_units, chunk.tasks)) * max(1, in_flight)
 
     def choose_key(
         self,
@@ -128,15 +146,23 @@ class Workload:
             return current
         return max(keys, key=lambda key: self.pending(key) / (1 + held[key]), default=None)
 
-    def cut(self, key: PipelineKey, *, workers: int) -> Chunk:
-        """Return the next chunk of `key`, sized for `workers` workers that share what is left."""
-        piece = self._next_piece(key, self._size(key, workers=workers))
+    def cut(
+        self, key: PipelineKey, *, workers: int, suits: Callable[[History], bool] = _suits_all
+    ) -> Chunk | None:
+        """Return the next chunk of `key`, sized for `workers` workers that share what is left.
+
+        `suits` says which tasks that came back the worker may have; None: nothing else is left.
+        """
+        piece = self._next_piece(key, self._size(key, workers=workers), suits)
+        if piece is None:
+            return None
         self._chunks += 1
         return Chunk(id=f"c{self._chunks:05d}", key=key, tasks=piece.tasks, history=piece.history)
 
     def drain(self, key: PipelineKey, n: int) -> tuple[TaskSpec, ...]:
         """Take up to `n` tasks of `key` that will not be rendered."""
-        return self._next_piece(key, n).tasks
+        piece = self._next_piece(key, n, _suits_all)
+        return () if piece is None else piece.tasks
 
     def _size(self, key: PipelineKey, *, workers: int) -> int:
         """Return how many tasks the next chunk of `key` should have."""
@@ -148,15 +174,22 @@ class Workload:
             share = max(share, math.floor(LEAST_SECONDS / speed.seconds_per_task))
         return max(1, min(size, share))
 
-    def _next_piece(self, key: PipelineKey, n: int) -> Piece:
+    def _next_piece(
+        self, key: PipelineKey, n: int, suits: Callable[[History], bool]
+    ) -> Piece | None:
         """Take up to `n` tasks with one history: what came back first, then the backlog."""
-        if not self._pieces.get(key):
-            self._pieces[key] = deque(self._sort(key, self._backlog.take(key, n)))
-        piece = self._pieces[key].popleft()
+        pieces = self._pieces.setdefault(key, deque())
+        fitting = (index for index, piece in enumerate(pieces) if suits(piece.history))
+        at = next(fitting, len(pieces))
+        if at == len(pieces):
+            if not self._backlog.remaining(key):
+                return None
+            pieces.extend(self._sort(key, self._backlog.take(key, n)))
+        piece = pieces[at]
         if len(piece.tasks) > n:
-            rest = dataclasses.replace(piece, tasks=piece.tasks[n:])
-            self._pieces[key].appendleft(rest)
-            piece = dataclasses.replace(piece, tasks=piece.tasks[:n])
+            pieces[at] = dataclasses.replace(piece, tasks=piece.tasks[n:])
+            return dataclasses.replace(piece, tasks=piece.tasks[:n])
+        del pieces[at]
         return piece
 
     def _sort(self, key: PipelineKey, tasks: tuple[TaskSpec, ...]) -> list[Piece]:
@@ -174,3 +207,12 @@ class Workload:
             )
             for crashes, group in sorted(by_crashes.items())
         ]
+
+
+def _units(task: TaskSpec) -> float:
+    """Return how much work a task is beside others of its pipeline: pixels times steps."""
+    return (task.width or _SIDE) * (task.height or _SIDE) * task.num_inference_steps
+
+
+def _blend(known: float | None, latest: float) -> float:
+    return latest if known is None else (known + latest) / 2

@@ -87,6 +87,10 @@ class Resources:
     num_cpus: float | None = None
     accelerator_type: str | None = None
     """Ray's name of a GPU model, such as `L4`."""
+    stuck_after_s: float | None = None
+    """Seconds without progress, loading included, after which a worker is killed and its tasks go
+    to another; 0 never. Absent: 20 times what images have taken, at least five minutes; an hour
+    before the first image and while a model loads."""
 
 
 Theme: TypeAlias = Literal["light", "dark"]

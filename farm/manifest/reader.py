@@ -357,11 +357,10 @@ class _JobReader:
         return settings
 
     def _resources(self, root: Entries) -> Resources:
-        found = self._mapping(
-            root, "resources", allowed=("num_gpus", "num_cpus", "accelerator_type")
-        )
+        amount_keys = ("num_gpus", "num_cpus", "stuck_after_s")
+        found = self._mapping(root, "resources", allowed=(*amount_keys, "accelerator_type"))
         amounts: dict[str, float] = {}
-        for key in ("num_gpus", "num_cpus"):
+        for key in amount_keys:
             if entry := found.get(key):
                 amount = self._values.number(entry.node, key)
                 if amount is not None and amount < 0:
@@ -373,6 +372,7 @@ class _JobReader:
         return Resources(
             num_gpus=amounts.get("num_gpus"),
             num_cpus=amounts.get("num_cpus"),
+            stuck_after_s=amounts.get("stuck_after_s"),
             accelerator_type=(
                 self._text(inner, "accelerator_type") if isinstance(inner, Entries) else None
             ),

@@ -14,6 +14,7 @@ from typing import Any
 from farm.manifest.document import write_document
 from farm.manifest.job import VAR_PREFIX, Axis, Block, Job, Product, Union, Zip
 from farm.task import FIELDS, Scalar
+from farm.version import __version__
 
 _RUN = 100
 """From this many on, consecutive whole numbers are written as a range."""
@@ -36,16 +37,15 @@ def resolve_yaml(job: Job) -> str:
                 "num_gpus": job.resources.num_gpus,
                 "num_cpus": job.resources.num_cpus,
                 "accelerator_type": job.resources.accelerator_type,
+                "stuck_after_s": job.resources.stuck_after_s,
             }
         ),
         "retries": job.retries,
         "max_tasks": job.max_tasks,
         "sheets": [_settled(asdict(sheet)) for sheet in job.sheets],
     }
-    from importlib.metadata import version  # takes a tenth of a second, and only writers need it
-
     comment = (
-        f"The resolved job, written by farm {version('farm')}: every value is explicit.\n"
+        f"The resolved job, written by farm {__version__}: every value is explicit.\n"
         "`farm submit` repeats it as it stands."
     )
     return write_document(

@@ -92,6 +92,13 @@ def job_schema() -> Schema:
                     "num_gpus": {"type": "number", "minimum": 0},
                     "num_cpus": {"type": "number", "minimum": 0},
                     "accelerator_type": {"type": "string"},
+                    "stuck_after_s": {
+                        "type": "number",
+                        "minimum": 0,
+                        "description": "Seconds without progress, loading included, after which a "
+                        "worker is killed and its tasks go to another. 0: never. Absent: 20 times "
+                        "what images have taken, at least five minutes; an hour before the first.",
+                    },
                 },
             },
             "retries": {

@@ -67,3 +67,43 @@ def test_a_node_that_goes_away_takes_nothing_committed_with_it(
     assert "worker-lost" in {event["event"] for event in seen}
     assert seen[-1]["report"]["rendered"] == len(content(job)) == 400
     assert Store.open(job.output).control.names("leases/") == []
+
+
+AVOIDING = """
+import sys
+from pathlib import Path
+from farm.engine.chunks import WorkerSetup, WorkerUp
+from farm.engine.decide import Policy
+from farm.engine.ray_executor import RayExecutor
+from farm.store import Store
+from tests.engine.scenes import make_job
+
+address, output, nodes = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
+job = make_job(output, prompts=("fine",), models=[])
+url = Store.open(job.output, create=True).url
+executor = RayExecutor(address=address, workers=nodes, num_gpus=0, num_cpus=1)
+executor.start(WorkerSetup(store_url=url, job=job, run=1, policy=Policy()))
+
+def arrivals():
+    while True:
+        yield from (message for message in executor.wait(1.0) if isinstance(message, WorkerUp))
+
+coming = arrivals()
+there = [next(coming) for _ in range(nodes)]
+assert len({worker.node_id for worker in there}) == nodes, there
+# Room for both, on the node that one of them leaves and on the one that is to be avoided.
+executor.avoid(frozenset({there[0].node_id}))
+executor.replace(there[0].worker)
+executor.replace(there[1].worker)
+assert next(coming).node_id == there[1].node_id
+executor.close()
+"""
+
+
+def test_workers_start_on_other_nodes_than_those_to_be_avoided(
+    cluster: Any, tmp_path: Path
+) -> None:
+    cluster.add_node(num_cpus=1)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", AVOIDING, cluster.address, str(tmp_path / "out"), "2"]
+    subprocess.run(command, env=environment, check=True, timeout=200)

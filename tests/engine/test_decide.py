@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from farm.engine.decide import (
+    Avoid,
     Decision,
     EndRun,
     Failure,
@@ -16,11 +17,14 @@ from farm.engine.decide import (
     GiveUp,
     History,
     LoadFailed,
+    NodeStruck,
     Pause,
     Policy,
     Proceed,
+    Replace,
     Retry,
     Returned,
+    Silent,
     Split,
     StoreFailed,
     TaskFailed,
@@ -148,6 +152,23 @@ TABLE: list[tuple[str, Failure, History, Decision]] = [
     ("the store keeps failing", StoreFailed(in_a_row=4), FRESH, EndRun()),
     ("workers die now and then", Fruitless(in_a_row=39), FRESH, Proceed()),
     ("workers only ever die", Fruitless(in_a_row=40), FRESH, EndRun()),
+    # Nodes.
+    (
+        "a death is remembered with its node",
+        WorkerDied(known=False, node="n1"),
+        FRESH,
+        Split(history=History(attempt=2, crashes=1, alone=True, nodes=frozenset({"n1"}))),
+    ),
+    ("a node where workers die", NodeStruck(in_a_row=2, elsewhere=True), FRESH, Proceed()),
+    ("a sick node", NodeStruck(in_a_row=3, elsewhere=True), FRESH, Avoid()),
+    ("the last node is never avoided", NodeStruck(in_a_row=9, elsewhere=False), FRESH, Proceed()),
+    # Silence.
+    ("an image takes its time", Silent(silent_s=299.0, expected_s=1.0), FRESH, Proceed()),
+    ("no image for five minutes", Silent(silent_s=300.0, expected_s=1.0), FRESH, Replace()),
+    ("images that take minutes", Silent(silent_s=1199.0, expected_s=60.0), FRESH, Proceed()),
+    ("twenty times too slow", Silent(silent_s=1200.0, expected_s=60.0), FRESH, Replace()),
+    ("nothing measured yet", Silent(silent_s=3599.0, expected_s=None), FRESH, Proceed()),
+    ("nothing for an hour", Silent(silent_s=3600.0, expected_s=None), FRESH, Replace()),
 ]
 
 
@@ -156,6 +177,14 @@ TABLE: list[tuple[str, Failure, History, Decision]] = [
 )
 def test_the_table(failure: Failure, history: History, expected: Decision) -> None:
     assert decide(failure, history, POLICY) == expected
+
+
+@pytest.mark.parametrize("expected_s", [None, 60.0])
+def test_a_job_may_say_itself_how_long_silence_may_last(expected_s: float | None) -> None:
+    at_once, never = Policy(stuck_after_s=10.0), Policy(stuck_after_s=0.0)
+    silence = Silent(silent_s=10.0, expected_s=expected_s)
+    assert decide(silence, FRESH, at_once) == Replace()
+    assert decide(Silent(silent_s=1e9, expected_s=expected_s), FRESH, never) == Proceed()
 
 
 task_failures: st.SearchStrategy[Failure] = st.one_of(

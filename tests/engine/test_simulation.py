@@ -33,6 +33,7 @@ from farm.engine.chunks import (
     WorkerUp,
 )
 from farm.engine.decide import GiveUp, Policy, TaskFailed, decide
+from farm.engine.events import WorkerLost
 from farm.engine.journal import Journal
 from farm.errors import StoreError
 from farm.manifest.job import Axis, Job
@@ -40,7 +41,14 @@ from farm.planner import Plan
 from farm.store import CommittedFailure, Row, Store
 from farm.task import FailureKind, PipelineKey, TaskSpec, pipeline_key, task_digest, task_id
 
-POLICY = Policy(retries=4, deaths_alone=8, load_failures=8, store_faults=8)
+POLICY = Policy(
+    retries=4,
+    deaths_alone=8,
+    load_failures=8,
+    store_faults=8,
+    stuck_least_s=60.0,
+    stuck_unknown_s=120.0,
+)
 """More patience than the faults of a schedule can use up, so that no innocent task is given up."""
 JOB = Job(
     name="simulated",
@@ -150,8 +158,22 @@ class SimulatedExecutor:
 
     name = "simulated"
 
-    def __init__(self, world: World, *, size: int, bad: frozenset[str] = frozenset()) -> None:
+    def __init__(
+        self,
+        world: World,
+        *,
+        size: int,
+        bad: frozenset[str] = frozenset(),
+        nodes: Sequence[str] = ("n",),
+        sick: frozenset[str] = frozenset(),
+    ) -> None:
+        """Workers named in `bad` load nothing; those on `sick` nodes die with whatever they do."""
         self.size = size
+        self.avoided: frozenset[str] = frozenset()
+        self.node_of: dict[str, str] = {}
+        self._nodes = nodes
+        self._sick = sick
+        self._hung: set[str] = set()
         self.bad_loads: Counter[PipelineKey] = Counter()
         """How often a worker that cannot load anything was asked to."""
         self._bad = bad
@@ -177,11 +199,18 @@ class SimulatedExecutor:
 
     def wait(self, timeout_s: float) -> Sequence[Message]:
         world = self._world
-        busy = [name for name, queue in self._queues.items() if queue or name in self._behind]
+        busy = [
+            name
+            for name, queue in self._queues.items()
+            if (queue or name in self._behind) and name not in self._hung
+        ]
         if busy and world.rng.random() < 0.8:
             name = world.rng.choice(busy)
             world.now += 1.0
-            self._perform(name)
+            if world.fault("hang", probability=0.05):
+                self._hung.add(name)
+            else:
+                self._perform(name)
         elif self._zombies and world.rng.random() < 0.5:
             self._zombies.pop()()
         if not self._messages:
@@ -195,6 +224,9 @@ class SimulatedExecutor:
         self._behind.pop(worker, None)
         self._spawn()
 
+    def avoid(self, node_ids: frozenset[str]) -> None:
+        self.avoided = node_ids
+
     def ask_to_stop(self) -> None:
         self._stopping = True
 
@@ -205,7 +237,10 @@ class SimulatedExecutor:
         self._born += 1
         name = f"w{self._born}"
         self._queues[name] = deque()
-        self._messages.append(WorkerUp(worker=name, node="n", device="d"))
+        left = [node for node in self._nodes if node not in self.avoided] or self._nodes
+        here = Counter(self.node_of[other] for other in self._queues if other in self.node_of)
+        node = self.node_of[name] = min(left, key=lambda node: here[node])
+        self._messages.append(WorkerUp(worker=name, node=node, device="d"))
 
     def _perform(self, name: str) -> None:
         """Do a worker's next chunk, and commit what it did before, unless something happens."""
@@ -215,6 +250,7 @@ class SimulatedExecutor:
         try:
             if steps is not None:
                 dying = steps
+                steps.is_doomed = self.node_of[name] in self._sick
                 steps.render(self._loaded.get(name), stopping=self._stopping)
             dying = before
             outcomes = [] if before is None else [before.finish()]
@@ -277,6 +313,7 @@ class _Steps:
     setup: WorkerSetup
     chunk: Chunk
     cannot_load: bool
+    is_doomed: bool = False
     loaded: bool = False
     raised: bool = False
     late_commit: Callable[[], None] | None = None
@@ -348,7 +385,7 @@ class _Steps:
     def _render(self, index: int, task: TaskSpec) -> None:
         self.world.begun += 1
         self.world.repeated += self.world.winners().get(task_digest(task)) == "rendered"
-        if task.prompt == "poison":
+        if task.prompt == "poison" or self.is_doomed:
             raise _DeathError
         self._may_die()
         if self.world.fault("raise", probability=0.05):
@@ -467,7 +504,12 @@ schedules = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow]
 cell_lists = st.lists(st.tuples(models, prompts), min_size=1, max_size=40)
 seeds = st.integers(0, 2**32)
 driver_death_lists = st.lists(st.integers(1, 60), max_size=2)
-kills = {"death": st.integers(0, 3), "load": st.integers(0, 2), "raise": st.integers(0, 2)}
+kills = {
+    "death": st.integers(0, 3),
+    "load": st.integers(0, 2),
+    "raise": st.integers(0, 2),
+    "hang": st.integers(0, 2),
+}
 confusions = {"store": st.integers(0, 5), "zombie": st.integers(0, 2)}
 
 
@@ -556,6 +598,33 @@ def test_however_impatient_the_policy_only_the_tasks_that_kill_are_given_up(
 
 
 @settings(deadline=None, max_examples=30)
+@given(count=st.integers(20, 200), size=st.integers(2, 6), seed=seeds)
+def test_a_node_on_which_workers_only_die_is_avoided_and_costs_no_task_anything(
+    count: int, size: int, seed: int
+) -> None:
+    world = World(rng=random.Random(seed), budget=Counter())
+    tasks = [TaskSpec(seed=index) for index in range(count)]
+    executor = SimulatedExecutor(world, size=size, nodes=("well", "sick"), sick=frozenset({"sick"}))
+    policy = Policy(deaths_alone=3)
+    report = _read(_run(world, tasks, size=size, executor=executor, policy=policy), 100_000)
+    assert report is not None
+    assert (report.rendered, report.failed) == (count, 0)
+    on_sick = [name for name, node in executor.node_of.items() if node == "sick"]
+    assert len(on_sick) <= size + policy.node_deaths
+
+
+@settings(deadline=None, max_examples=30)
+@given(cells=st.lists(st.sampled_from(("fine", "fine", "poison")), max_size=40), seed=seeds)
+def test_a_node_is_not_avoided_for_what_its_tasks_do(cells: list[str], seed: int) -> None:
+    world = World(rng=random.Random(seed), budget=Counter())
+    tasks = [TaskSpec(prompt=prompt, seed=index) for index, prompt in enumerate(["poison", *cells])]
+    executor = SimulatedExecutor(world, size=2, nodes=("a", "b"))
+    policy = Policy(deaths_alone=6, fruitless_deaths=1000)
+    assert _read(_run(world, tasks, size=2, executor=executor, policy=policy), 100_000) is not None
+    assert executor.avoided == frozenset() or cells.count("poison")
+
+
+@settings(deadline=None, max_examples=30)
 @given(count=st.integers(8, 200), seed=seeds)
 def test_a_worker_that_cannot_load_anything_leaves_the_work_to_the_others(
     count: int, seed: int
@@ -568,6 +637,22 @@ def test_a_worker_that_cannot_load_anything_leaves_the_work_to_the_others(
     assert report.rendered == count
     # What it had been leased when it first failed, and one last chance when nobody had a lease.
     assert all(loads <= 3 for loads in executor.bad_loads.values())
+
+
+@settings(deadline=None, max_examples=30)
+@given(count=st.integers(1, 60), size=st.integers(1, 3), hangs=st.integers(1, 3), seed=seeds)
+def test_a_worker_that_hangs_is_replaced_and_its_tasks_are_rendered_elsewhere(
+    count: int, size: int, hangs: int, seed: int
+) -> None:
+    world = World(rng=random.Random(seed), budget=Counter({"hang": hangs}))
+    tasks = [TaskSpec(seed=index) for index in range(count)]
+    events = list(_run(world, tasks, size=size))
+    lost = [event for event in events if isinstance(event, WorkerLost)]
+    assert len(lost) == hangs - world.budget["hang"]
+    assert all("no progress" in event.reason for event in lost)
+    report = _read(iter(events), 100_000)
+    assert report is not None
+    assert (report.rendered, report.failed, world.repeated) == (count, 0, 0)
 
 
 @settings(deadline=None, max_examples=30)

@@ -195,6 +195,7 @@ def test_a_good_job_has_no_problems() -> None:
         ("sheets: {tile: large}", "1:16: 'tile'"),
         ("sheets: {file: ../../x.png}", "1:16: 'file' is a name in the output's folder"),
         ("sheets: {diff_against: euler}", "1:24: 'diff_against' needs the form column=value"),
+        ("resources: {stuck_after_s: -5}", "1:28: 'stuck_after_s' must be at least 0"),
         ("file_name: ../../x", "1:12: 'file_name' leads out of the output"),
         ("file_name: /etc/x", "1:12: 'file_name' leads out of the output"),
         ("file_name: 'C:x'", "1:12: 'file_name' leads out of the output"),

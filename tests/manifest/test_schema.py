@@ -51,7 +51,7 @@ def test_an_example_matrix_is_valid(path: Path) -> None:
         "matrix: {include: [a.yaml, b.yaml], zip: {a: 1, b: 2}, eta: [null, 0.5]}",
         "exclude: [{seed: 1..3, style: oil, eta: null}, 'seed > 4']\nwhere: {cfg: [1, 2]}",
         "sample: {n: 3}\nimage: {format: jpg, quality: 90}\nretries: 0",
-        "resources: {num_gpus: 0.5, num_cpus: 2, accelerator_type: L4}",
+        "resources: {num_gpus: 0.5, num_cpus: 2, accelerator_type: L4, stuck_after_s: 900}",
     ],
 )
 def test_what_a_job_may_say_is_valid(text: str) -> None:
