@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,11 +51,19 @@ def expand(job: Job) -> TaskSpace:
         ManifestError: the matrix asks for pairs of sampler and schedule that its backend cannot do.
     """
     space = grid.expand(job)
-    refused = space.column(("backend", "sampler", "sigma_schedule"), _refusal).levels
+    refused = space.column(("backend", "sampler", "sigma_schedule"), partial(_refused, job)).levels
     if problems := [problem for problem in refused if problem is not None]:
-        path = job.source or "<job>"
-        raise ManifestError([replace(problem, path=path) for problem in problems])
+        raise ManifestError(sorted(problems, key=lambda problem: problem.line or 0))
     return space
+
+
+def _refused(job: Job, pair: Mapping[str, Scalar]) -> Problem | None:
+    """Return what is wrong with a pair, at the place of its schedule or, lacking that, sampler."""
+    if (problem := _refusal(pair)) is None:
+        return None
+    spots = (job.spots.get((name, pair[name])) for name in ("sigma_schedule", "sampler"))
+    path, line, column = next(filter(None, spots), (job.source or "<job>", None, None))
+    return replace(problem, path=path, line=line, column=column)
 
 
 def _refusal(pair: Mapping[str, Scalar]) -> Problem | None:

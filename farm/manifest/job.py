@@ -11,9 +11,10 @@ task fields, and template variables with their `var_` prefix.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 from farm.manifest.expression import Expression
 from farm.task import Scalar
@@ -25,6 +26,17 @@ Point: TypeAlias = Mapping[str, Scalar]
 """What one value of an axis assigns: task fields (typed) and `var_*` variables (text).
 
 Text may still hold `${name}` templates: they are filled in cell by cell, by the grid."""
+
+
+DEVICE_NAME: Final = re.compile(
+    r"(?:con|prn|aux|nul|com[0-9\u00b9\u00b2\u00b3]|lpt[0-9\u00b9\u00b2\u00b3]|conin\$|conout\$)"
+    r" *(?:\.|$)",
+    re.IGNORECASE,
+)
+"""Begins a name that Windows keeps for a device, whatever follows a dot."""
+
+Spot: TypeAlias = "tuple[str, int | None, int | None]"
+"""File, line and column, counted from 1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,3 +169,8 @@ class Job:
     """Contact sheets to make when a run ends."""
     source: str | None = None
     """The file it was read from, as given."""
+    spots: Mapping[tuple[str, Scalar], Spot] = field(
+        default_factory=dict, compare=False, repr=False
+    )
+    """Where each sampler and sigma schedule is first written, by field and value: which of them go
+    together shows in cells, and a message about a pair should still have a place."""

@@ -26,6 +26,8 @@ _COMBINED: Mapping[str, Callable[[tuple[Block, ...]], Block]] = {
     "union": lambda blocks: Union(blocks=blocks),
 }
 KEYWORDS = (*_COMBINED, "include")
+SPOTTED = ("sampler", "sigma_schedule")
+"""Fields of few values that may turn out not to go together."""
 MAX_INCLUSIONS = 1_000
 """Files that one matrix may include, counting a file as often as it is included."""
 
@@ -43,6 +45,8 @@ class MatrixReader:
     """Of blocks, by identity."""
     texts: dict[tuple[int, str], Place] = field(default_factory=dict)
     """Of texts with names in them, by identity of their point and by what they assign."""
+    spots: dict[tuple[str, Scalar], Place] = field(default_factory=dict)
+    """Where the values of `SPOTTED` fields are first written."""
     _including: tuple[str, ...] = ()
     _inclusions: int = 0
     _alive: list[Point] = field(default_factory=list)
@@ -246,6 +250,8 @@ class MatrixReader:
     def _remember(self, point: Point, written: Written, *, name: str | None = None) -> Point:
         for word in (name,) if name else point:
             value = point[word]
+            if word in SPOTTED:
+                self.spots.setdefault((word, value), written.place)
             if isinstance(value, str) and "${" in value:
                 self._alive.append(point)
                 self.texts[id(point), word] = written.place

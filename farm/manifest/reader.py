@@ -31,6 +31,7 @@ from farm.manifest.expression import (
     parse_expression,
 )
 from farm.manifest.job import (
+    DEVICE_NAME,
     VAR_PREFIX,
     Block,
     ImageSettings,
@@ -140,6 +141,10 @@ class _JobReader:
             resources=self._resources(root),
             sheets=self._sheets(root, variables),
             source=self._path,
+            spots={
+                key: (place.path, place.line, place.column)
+                for key, place in self._matrix.spots.items()
+            },
             **self._wholes(root),
         )
 
@@ -182,6 +187,14 @@ class _JobReader:
         entry = root.get("name")
         stem = re.split(r"[\\/]", self._path)[-1].rpartition(".")[0] or "job"
         name = self._text(root, "name") or stem
+        if DEVICE_NAME.match(name):
+            if entry is not None:
+                self._problems.add(
+                    entry.node.place,
+                    f"the name {name!r} is a device on Windows, where no folder can have it",
+                    hint=f"call it, say, 'job-{name}'",
+                )
+            name = f"job-{name}"
         if not _SAFE_NAME.fullmatch(name) or len(name) > _MAX_NAME:
             if entry is not None:
                 self._problems.add(

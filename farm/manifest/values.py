@@ -21,6 +21,7 @@ from farm import samplers
 from farm.errors import suggest
 from farm.manifest.document import Entries, Items, Leaf, Node, Place, Problems, read_text
 from farm.manifest.job import VAR_PREFIX
+from farm.manifest.scope import resolve_name
 from farm.task import ALIASES, FIELDS, Scalar
 
 MAX_VALUES = 1_000_000
@@ -68,13 +69,11 @@ class Reader:
     def name(self, written: str, place: Place) -> str | None:
         """Return the catalog's name of what an axis or bundle is called.
 
-        Fields keep their names, aliases become fields, anything else is a template variable with
-        its prefix. A word close to a field is taken for a misspelt one.
+        As `resolve_name` has it, but a word close to a field is taken for a misspelt one.
         """
-        if written in FIELDS:
-            return written
-        if written in ALIASES:
-            return ALIASES[written]
+        resolved = resolve_name(written)
+        if resolved in FIELDS:
+            return resolved
         if hint := suggest(written, (*FIELDS, *ALIASES), cutoff=_MISSPELT):
             self.problems.add(place, f"unknown field '{written}'", hint=hint)
             return None
@@ -92,7 +91,7 @@ class Reader:
                 hint="choose a name without it",
             )
             return None
-        return VAR_PREFIX + written
+        return resolved
 
     def locate(self, name: str, place: Place) -> str:
         """Return the path of a file that is named at `place`: relative to the naming file."""

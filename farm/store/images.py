@@ -11,11 +11,11 @@ A stem comes from the job's `file_name` template, or is the first two digits of 
 from __future__ import annotations
 
 import hashlib
-import re
 import unicodedata
 from typing import TYPE_CHECKING, Final
 
 from farm.manifest import template
+from farm.manifest.job import DEVICE_NAME
 from farm.store import layout
 from farm.store.row import StoredImage
 from farm.task import FIELDS, TaskSpec, task_digest
@@ -34,12 +34,6 @@ _SUFFIXES = {"png": "png", "webp": "webp", "jpeg": "jpg"}
 _ILLEGAL = frozenset('<>:"/\\|?*')
 """What Windows forbids, and what separates folders anywhere."""
 _BAD_CATEGORIES = frozenset({"Cc", "Cs", "Co"})
-_RESERVED = re.compile(
-    r"(?:con|prn|aux|nul|com[0-9\u00b9\u00b2\u00b3]|lpt[0-9\u00b9\u00b2\u00b3]|conin\$|conout\$)"
-    r" *(?:\.|$)",
-    re.IGNORECASE,
-)
-"""Device names of Windows, which it opens whatever follows the dot."""
 
 
 def image_suffix(settings: ImageSettings) -> str:
@@ -58,7 +52,7 @@ def safe_component(text: str) -> str:
     visible = "".join(c for c in text if unicodedata.category(c) != "Cf")
     legal = "".join(map(_legal, unicodedata.normalize("NFC", visible)))
     name = _cut(" ".join(legal.split()).lstrip(". "), MAX_COMPONENT_BYTES)
-    if _RESERVED.match(name):
+    if DEVICE_NAME.match(name):
         name = "_" + _cut(name, MAX_COMPONENT_BYTES - 1)
     return name.rstrip(". ") or "_"
 

@@ -286,3 +286,17 @@ def test_an_impossible_pair_is_refused_with_the_line_that_leaves_it_out(
     assert told.code == 2
     assert "exclude: [{sampler: euler_a, sigma_schedule: karras}]" in told.out
     assert told.out.count("exclude: [{sampler: dpmpp_2s_a}]") == 1
+
+
+def test_an_impossible_pair_has_the_place_of_its_schedule_or_else_of_its_sampler(
+    farm: Farm, job_file: Path
+) -> None:
+    rewrite(job_file, "backend: pattern", "backend: diffusers")
+    rewrite(job_file, "  seed: 1..3", "  sampler:\n    - Euler a\n    - DPM++ SDE\n  seed: 1..3")
+    told = farm("check", job_file)
+    assert told.code == 0, told.out
+    rewrite(job_file, "  seed: 1..3", "  sigma_schedule: [default, polyexponential]\n  seed: 1..3")
+    told = farm("check", job_file)
+    assert told.code == 2
+    places = {line.partition(": ")[0] for line in told.out.splitlines()}
+    assert places == {f"{job_file}:12:29"}

@@ -177,6 +177,7 @@ def test_a_good_job_has_no_problems() -> None:
         ("where: {}", "1:8: an empty condition would hold for every cell"),
         # the rest of the job
         ("name: a/b", "1:7: the name 'a/b' cannot be a folder's name"),
+        ("name: Aux.v2", "1:7: the name 'Aux.v2' is a device on Windows"),
         ("sample: {seed: 3}", "1:10: sample needs n"),
         ("sample: {n: 0}", "1:13: a sample of 0 cells renders nothing"),
         ("image: {format: gif}", "1:17: 'format' must be one of png, webp, jpeg"),
