@@ -25,6 +25,7 @@ from farm.task import Scalar
 if TYPE_CHECKING:
     from farm.engine import RunReport
     from farm.engine.events import Event
+    from farm.engine.requests import Verb
     from farm.grid import TaskSpace
     from farm.planner import Plan
     from farm.store import Store
@@ -228,6 +229,21 @@ def _other_job(store: Store, job: Job) -> str | None:
     except ManifestError:
         return None
     return before.name if before.name != job.name else None
+
+
+def ask(output: str | os.PathLike[str], verb: Verb) -> bool:
+    """Ask the runs in an output to `pause`, `resume` or `cancel`; return whether any seems at work.
+
+    Raises:
+        OutputError: there is no output there.
+        StoreError: it cannot be written.
+    """
+    from farm.engine import requests
+    from farm.store import Store
+    from farm.view.status import status
+
+    requests.ask(Store.open(output).control, verb)
+    return status(os.fspath(output)).is_running
 
 
 def catalog(output: str | os.PathLike[str]) -> Catalog:

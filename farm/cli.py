@@ -18,6 +18,7 @@ from farm.errors import ExitCode, FarmError, ManifestError
 from farm.version import __version__
 
 if TYPE_CHECKING:
+    from farm.engine.requests import Verb
     from farm.manifest import Job
 
 app = typer.Typer(
@@ -214,6 +215,40 @@ def watch(
     from farm.view import status as states
 
     states.watch(output, interval_s=interval)
+
+
+@app.command()
+def pause(output: Output) -> None:
+    """Ask the run in an output to pause.
+
+    Leased chunks are finished, and models stay loaded. To give a GPU back, cancel instead, and
+    submit again later.
+    """
+    _ask(output, "pause")
+
+
+@app.command()
+def resume(output: Output) -> None:
+    """Ask the paused run in an output to go on."""
+    _ask(output, "resume")
+
+
+@app.command()
+def cancel(output: Output) -> None:
+    """Ask the run in an output to end, as Ctrl-C would.
+
+    What is finished is committed; submit the job again for the rest.
+    """
+    _ask(output, "cancel")
+
+
+def _ask(output: str, verb: Verb) -> None:
+    from farm import api
+
+    if api.ask(output, verb):
+        _say(f"asked to {verb}; a run looks for requests every few seconds")
+    else:
+        _say(f"asked to {verb}, but nobody seems to be at work there")
 
 
 # --- what came out ------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """The one scheduling loop: a plan goes in, events come out, the store fills.
 
 ```
-while there is work:   heed stop requests -> settle deaths -> lease chunks -> wait -> take answers
+while there is work:   heed requests -> settle deaths -> lease chunks -> wait -> take answers
                        -> replace who hangs
 ```
 
@@ -62,6 +62,7 @@ from farm.engine.decide import (
 from farm.engine.events import Event, RunReport
 from farm.engine.executor import Executor, Stop
 from farm.engine.journal import Journal
+from farm.engine.requests import Requests
 from farm.engine.workload import Piece, Workload
 from farm.errors import FarmError, StoreError
 from farm.manifest.job import Job
@@ -83,6 +84,8 @@ LEASES_PER_WORKER = 2
 """One rendering, one waiting behind it, so that a stream can run on."""
 LONELY_S = 60.0
 """How long no worker is normal: Ray's start and a worker's imports on a busy machine."""
+LOOK_S = 3.0
+"""How often requests from elsewhere are looked for: each look is a listing of the store."""
 ROWS_PER_VERDICT = 4096
 """Failed rows that the driver writes at a time, when a whole pipeline is given up."""
 
@@ -139,11 +142,13 @@ def run(
             store_url=store.url, job=job, run=number, policy=policy, factory=factory
         )
         journal = Journal(store.control, run=number)
+        requests = Requests(store.control)
         workload = Workload(plan.backlog(), suspects=journal.left_behind())
         yield from _Run(
             setup=setup,
             store=store,
             journal=journal,
+            requests=requests,
             workload=workload,
             executor=executor,
             stop=stop,
@@ -246,6 +251,7 @@ class _Run:
     setup: WorkerSetup
     store: Store
     journal: Journal
+    requests: Requests
     workload: Workload
     executor: Executor
     stop: Stop
@@ -268,6 +274,11 @@ class _Run:
     avoided: frozenset[str] = frozenset()
     """Nodes on which workers only ever die."""
     paused_until: float = 0.0
+    """While the store is given a rest."""
+    is_paused: bool = False
+    """Somebody asked for it."""
+    next_look: float = 0.0
+    """For requests."""
     heartbeats: dict[str, Heartbeat] = field(default_factory=dict)
     told_to_stop: bool = False
     alone_since: float | None = None
@@ -281,7 +292,10 @@ class _Run:
         """Run to the end."""
         try:
             self.executor.start(self.setup)
+            with contextlib.suppress(StoreError):  # one that was killed may have left it
+                self.requests.say_paused(paused=False)
             while not self.is_over():
+                yield from self.heed_requests()
                 yield from self.heed_stop()
                 yield from self.tend_store()
                 yield from self.leave_avoided()
@@ -292,6 +306,9 @@ class _Run:
                 yield from self.replace_stuck()
         finally:
             self.executor.close()
+            if self.is_paused:
+                with contextlib.suppress(StoreError):
+                    self.requests.say_paused(paused=False)
         with contextlib.suppress(StoreError):  # what stays behind is only advice
             self.journal.forgive(everybody=not self.stop.asked)
 
@@ -302,6 +319,24 @@ class _Run:
         if self.graves or self.verdicts or any(state.leases for state in self.workers.values()):
             return False
         return self.stop.asked or not self.workload
+
+    def heed_requests(self) -> Iterator[Event]:
+        """Pause, go on or stop as asked from elsewhere; a store that fails is asked again later."""
+        if self.clock() < self.next_look:
+            return
+        self.next_look = self.clock() + LOOK_S
+        with contextlib.suppress(StoreError):
+            match self.requests.news():
+                case "cancel" if not self.stop.asked:
+                    self.stop.request()
+                case "pause" if not self.is_paused:
+                    self.is_paused = True
+                    self.requests.say_paused(paused=True)
+                    yield events.Notice(message="paused, as asked: what is leased is finished")
+                case "resume" if self.is_paused:
+                    self.is_paused = False
+                    self.requests.say_paused(paused=False)
+                    yield events.Notice(message="going on, as asked")
 
     def heed_stop(self) -> Iterator[Event]:
         """Pass a stop request on, once."""
@@ -343,7 +378,7 @@ class _Run:
 
     def lease(self) -> Iterator[Event]:
         """Give every worker its next chunks: first those that have none."""
-        if self.stop.asked or self.clock() < self.paused_until:
+        if self.stop.asked or self.is_paused or self.clock() < self.paused_until:
             return
         for depth in range(1, LEASES_PER_WORKER + 1):
             for name, worker in self.workers.items():

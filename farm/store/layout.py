@@ -8,6 +8,7 @@ ratings/*.parquet           what people voted, in parts of their own
 retired/*.parquet           parts that a compacted one replaced, kept for slow readers
 control/runs/<number>       one file a run, created once
 control/jobs/<job>-<digest>.yaml   every resolved job that was ever submitted here
+control/leases/ requests/   what may be in flight; what people asked of a run
 sheets/ logs/               what views and workers write
 thumbnails/<size>/...       small copies of images, made when looked at; safe to delete
 tmp/                        half-written files; whatever is old in here is rubbish

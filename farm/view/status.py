@@ -22,6 +22,7 @@ from rich.live import Live
 from rich.text import Text
 
 from farm import grid, manifest, planner
+from farm.engine.requests import PAUSED
 from farm.errors import FarmError
 from farm.store import Store
 from farm.store.files import open_files
@@ -42,6 +43,8 @@ class Phase(StrEnum):
     """What is going on in an output."""
 
     RUNNING = "running"
+    PAUSED = "paused"
+    """A run was asked to pause, and waits."""
     SILENT = "silent"
     """Leases, but no sign of life: killed, cut off, or busy with one very slow image."""
     INCOMPLETE = "incomplete"
@@ -76,13 +79,13 @@ class Status:
 
     @property
     def is_running(self) -> bool:
-        """Whether somebody seems to be at work."""
-        return self.phase is Phase.RUNNING
+        """Whether somebody seems to be at work, or waits to be."""
+        return self.phase in (Phase.RUNNING, Phase.PAUSED)
 
     @property
     def eta_s(self) -> float | None:
         """Seconds until the job is done at the recent speed; None if nothing is running."""
-        if not self.is_running or not self.images_per_second or self.to_do is None:
+        if self.phase is not Phase.RUNNING or not self.images_per_second or self.to_do is None:
             return None
         return self.to_do / self.images_per_second
 
@@ -121,7 +124,12 @@ def status(output: str, *, now: Callable[[], float] = time.time) -> Status:
     known = plan.done + plan.failed if plan else total.total()
     return Status(
         output=store.url,
-        phase=_phase(is_alive=silence < patience, has_leases=bool(leases), to_do=to_do),
+        phase=_phase(
+            is_alive=silence < patience,
+            is_paused=store.control.read(PAUSED) is not None,
+            has_leases=bool(leases),
+            to_do=to_do,
+        ),
         job=plan.job if plan else None,
         tasks=plan.unique_tasks if plan else None,
         rendered=plan.done if plan else total["rendered"],
@@ -137,9 +145,11 @@ def status(output: str, *, now: Callable[[], float] = time.time) -> Status:
     )
 
 
-def _phase(*, is_alive: bool, has_leases: bool, to_do: int | None) -> Phase:
+def _phase(*, is_alive: bool, is_paused: bool, has_leases: bool, to_do: int | None) -> Phase:
     if to_do == 0:
         return Phase.COMPLETE
+    if is_paused:
+        return Phase.PAUSED
     if is_alive:
         return Phase.RUNNING
     return Phase.SILENT if has_leases else Phase.INCOMPLETE
@@ -193,6 +203,7 @@ def _speed(table: Any) -> float | None:  # noqa: ANN401 - a pyarrow.Table
 
 _PHASE_STYLES = {
     Phase.RUNNING: "bold green",
+    Phase.PAUSED: "bold yellow",
     Phase.SILENT: "bold yellow",
     Phase.INCOMPLETE: "bold yellow",
     Phase.COMPLETE: "bold",
@@ -214,6 +225,8 @@ def status_view(state: Status, *, now: datetime | None = None) -> RenderableType
     lines.append(facts_table(_facts(state, now or datetime.now(UTC))))
     if state.failures:
         lines += ["", failures_view(state.failures, state.examples)]
+    if state.phase is Phase.PAUSED:
+        lines += ["", Text(f"farm resume {place(state.output)}")]
     if state.phase is Phase.SILENT:
         lines += ["", Text("no sign of life; if its process is gone, submit the job again")]
     return Group(*lines)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
 
 from farm import engine, grid
-from farm.engine import Policy, Stop
+from farm.engine import Event, Policy, Stop
 from farm.engine.chunks import (
     Chunk,
     ChunkOutcome,
@@ -23,8 +23,11 @@ from farm.engine.decide import History
 from farm.engine.events import ChunkDone, ChunkStarted, Notice, RunFinished, RunStarted
 from farm.engine.inline import InlineExecutor
 from farm.engine.journal import Journal
+from farm.engine.requests import PAUSED, Requests, ask
+from farm.manifest.job import Job
 from farm.store import Store
 from farm.task import FailureKind, task_digest
+from farm.view.status import Phase, status
 from tests.engine.fault_renderers import begun
 from tests.engine.scenes import content, finish, make_job, plan_of, play
 
@@ -79,8 +82,9 @@ class Scripted(Silent):
 
     def __init__(self) -> None:
         self.now = 0.0
+        self.faults = 2
+        self.on_idle: Callable[[], None] = lambda: None
         self._leased: list[Chunk] = []
-        self._faults = 2
 
     def lease(self, worker: str, chunk: Chunk) -> None:
         assert worker == "w"
@@ -89,11 +93,12 @@ class Scripted(Silent):
     def wait(self, timeout_s: float) -> Sequence[Message]:
         self.now += 1.0
         if not self._leased:
+            self.on_idle()
             return super().wait(timeout_s)
         chunk = self._leased.pop(0)
         places = tuple(range(len(chunk.tasks)))
-        if self._faults:
-            self._faults -= 1
+        if self.faults:
+            self.faults -= 1
             fault = Fault(kind="store", message="disk full")
             outcome = ChunkOutcome(chunk=chunk.id, undone=places, fault=fault)
         else:
@@ -206,3 +211,69 @@ def test_a_task_that_killed_enough_runs_is_given_up_without_another_try(
     assert (report.rendered, report.failures) == (1, {FailureKind.WORKER_DIED: 1})
     assert len(begun(model)) == 1
     assert store.control.names("leases/") == []
+
+
+# --- requests from elsewhere --------------------------------------------------------------------
+
+
+def _paced(job: Job, executor: Scripted, stop: Stop | None = None) -> Iterator[Event]:
+    executor.faults = 0
+    store = Store.open(job.output, create=True)
+    yield from engine.run(
+        plan_of(job), job=job, store=store, executor=executor, stop=stop, clock=lambda: executor.now
+    )
+
+
+def test_a_paused_run_leases_nothing_until_it_is_to_go_on(tmp_path: Path, model: Path) -> None:
+    job = make_job(tmp_path / "out", prompts=("fine",), models=[model], seeds=range(400))
+    control = Store.open(job.output, create=True).control
+    ask(control, "pause")  # of the past: this run has not begun
+    executor = Scripted()
+    told: list[str] = []
+    leased_while_paused = 0
+    for event in _paced(job, executor):
+        match event:
+            case ChunkDone() if not told and control.read(PAUSED) is None:
+                ask(control, "pause")
+            case Notice(message=message):
+                told.append(message)
+                if len(told) == 1:
+                    assert status(job.output).phase is Phase.PAUSED
+                    executor.on_idle = lambda: ask(control, "resume")
+            case ChunkStarted():
+                leased_while_paused += len(told) == 1
+            case _:
+                pass
+    assert [words.partition(",")[0] for words in told] == ["paused", "going on"]
+    assert leased_while_paused == 0
+    assert control.read(PAUSED) is None
+
+
+def test_a_run_that_is_cancelled_from_elsewhere_ends_as_after_a_stop_request(
+    tmp_path: Path, model: Path
+) -> None:
+    job = make_job(tmp_path / "out", prompts=("fine",), models=[model], seeds=range(4000))
+    control = Store.open(job.output, create=True).control
+    stop = Stop()
+    last: Event | None = None
+    for last in _paced(job, Scripted(), stop):
+        if isinstance(last, ChunkDone):
+            ask(control, "cancel")
+    assert isinstance(last, RunFinished)
+    assert last.report.interrupted
+    assert (stop.asked, stop.insisted) == (True, False)
+
+
+def test_the_last_request_counts_and_two_who_ask_at_once_are_both_heard(tmp_path: Path) -> None:
+    control = Store.open(tmp_path / "out", create=True).control
+    requests = Requests(control)
+    assert requests.news() is None
+    ask(control, "pause")
+    ask(control, "resume")
+    ask(control, "cancel")
+    assert requests.news() == "cancel"
+    assert requests.news() is None
+    control.write("requests/000009", "dance")
+    assert requests.news() is None
+    ask(control, "pause")
+    assert requests.news() == "pause"
