@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 from farm.version import __version__
 
 if TYPE_CHECKING:
-    from farm.api import catalog, expand, load_job, plan, submit
+    from farm.api import catalog, expand, load_job, plan, sheet, show, submit
 
-__all__ = ["__version__", "catalog", "expand", "load_job", "plan", "submit"]
+__all__ = ["__version__", "catalog", "expand", "load_job", "plan", "sheet", "show", "submit"]
 
 
 def __getattr__(name: str) -> object:

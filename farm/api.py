@@ -23,12 +23,17 @@ from farm.manifest import Job
 from farm.task import Scalar
 
 if TYPE_CHECKING:
+    from pandas import DataFrame
+    from PIL.Image import Image
+
     from farm.engine import RunReport
     from farm.engine.events import Event
     from farm.engine.requests import Verb
     from farm.grid import TaskSpace
+    from farm.manifest.job import Theme
     from farm.planner import Plan
     from farm.store import Store
+    from farm.view.notebook import Gallery
     from farm.view.query import Catalog
 
 EventReader = Callable[["Event"], None]
@@ -251,6 +256,76 @@ def catalog(output: str | os.PathLike[str]) -> Catalog:
     from farm.view.query import catalog as read_catalog
 
     return read_catalog(os.fspath(output))
+
+
+def show(
+    rows: DataFrame | Catalog,
+    *,
+    columns: Sequence[str] | None = None,
+    limit: int = 60,
+    size: int = 128,
+) -> Gallery:
+    """Return pictures beside each other for a notebook, each over what tells it from the others.
+
+    Args:
+        rows: a catalog, or a frame of one (`farm.catalog(...).to_pandas()`), filtered as you like.
+        columns: what the captions say.
+        limit: pictures at most.
+        size: longest side of a picture, pixels.
+
+    Raises:
+        InputError: the frame has no column `image_file`, or none of a name in `columns`.
+    """
+    from farm.view.notebook import gallery
+
+    return gallery(_frame(rows), columns=columns, limit=limit, size=size)
+
+
+def sheet(
+    rows: DataFrame | Catalog,
+    *,
+    x: str | None = None,
+    y: str | None = None,
+    super_x: str | None = None,
+    super_y: str | None = None,
+    sort: str | None = None,
+    diff_against: str | None = None,
+    score: str | None = None,
+    theme: Theme = "light",
+    tile: int | None = None,
+) -> Image:
+    """Return a contact sheet as a PIL image; the arguments are those of `farm sheet`.
+
+    Args:
+        rows: a catalog, or a frame of one (`farm.catalog(...).to_pandas()`), filtered as you like.
+        x: column whose values stand across; by default chosen, as is `y`.
+        y: column whose values stand down.
+        super_x: column that groups the columns of the sheet.
+        super_y: column that groups its rows.
+        sort: order of the pictures: a column, or `COLUMN desc`.
+        diff_against: `column=value`: show where pictures differ from those with that value.
+        score: column of numbers that colours a strip below each picture.
+        theme: `light` or `dark`.
+        tile: longest side of a picture, pixels.
+
+    Raises:
+        InputError: there is nothing to show, a column does not exist, an axis has too many values,
+            or the sheet is larger than one picture should be.
+    """
+    from farm.manifest import SheetSettings
+    from farm.view.sheet import draw_sheet
+
+    settings = SheetSettings(
+        x=x, y=y, super_x=super_x, super_y=super_y, sort=sort, diff_against=diff_against,
+        score=score, theme=theme, tile=tile,
+    )  # fmt: skip
+    return draw_sheet(_frame(rows), settings)
+
+
+def _frame(rows: DataFrame | Catalog) -> DataFrame:
+    from farm.view.query import Catalog
+
+    return rows.to_pandas() if isinstance(rows, Catalog) else rows
 
 
 def _read_text(path: str) -> str:

@@ -79,9 +79,13 @@ class Catalog:
         return self.table
 
     def to_pandas(self) -> pd.DataFrame:
-        """Return the rows as a pandas frame."""
-        frame: pd.DataFrame = self.table.to_pandas()
-        return frame
+        """Return the rows as a pandas frame, which shows their pictures in a notebook."""
+        from farm.view.notebook import CatalogFrame
+
+        return CatalogFrame(self.table.to_pandas())
+
+    def _repr_html_(self) -> str | None:
+        return self.to_pandas()._repr_html_()  # type: ignore[operator,no-any-return]
 
 
 def catalog(output: str) -> Catalog:
