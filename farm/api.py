@@ -226,14 +226,8 @@ def _ignore(_event: Event) -> None:
 
 def _other_job(store: Store, job: Job) -> str | None:
     """Return the name of the job that was last submitted to this output, if it is another one."""
-    text = store.read_job()
-    if text is None:
-        return None
-    try:
-        before = manifest.load(job.output, read=lambda _: text)
-    except ManifestError:
-        return None
-    return before.name if before.name != job.name else None
+    before = store.last_job()
+    return before.name if before is not None and before.name != job.name else None
 
 
 def ask(output: str | os.PathLike[str], verb: Verb) -> bool:

@@ -22,8 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from farm import grid, manifest
-from farm.errors import FarmError
+from farm import grid
 from farm.grid import TaskSpace
 from farm.manifest.job import VAR_PREFIX, Job
 from farm.store import Store
@@ -127,7 +126,7 @@ def read_exhibit(store: Store, *, after: Exhibit | None = None) -> Exhibit:
     Raises:
         StoreError: the output cannot be read.
     """
-    return make_exhibit(read_catalog(store).table, url=store.url, job=_job_of(store), after=after)
+    return make_exhibit(read_catalog(store).table, url=store.url, job=store.last_job(), after=after)
 
 
 def make_exhibit(
@@ -162,17 +161,6 @@ def make_exhibit(
 
 
 # --- rows ---------------------------------------------------------------------------------------
-
-
-def _job_of(store: Store) -> Job | None:
-    """Return the job of the last submit, if this version can read it; the page does without."""
-    text = store.read_job()
-    if text is None:
-        return None
-    try:
-        return manifest.load("job.yaml", read=lambda _: text)
-    except FarmError:
-        return None
 
 
 def _places(catalog: pa.Table, space: TaskSpace | None) -> tuple[Numbers, list[int], int]:

@@ -19,13 +19,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from farm.errors import OutputError, StoreError
+from farm.errors import FarmError, OutputError, StoreError
 from farm.store import images, layout
 from farm.store.files import Files, check_name, open_files
 from farm.store.row import Row, StoredImage
 from farm.task import DIGEST_BYTES, TaskSpec, parse_task_id
 
 if TYPE_CHECKING:
+    from farm.manifest import Job
     from farm.store import catalog, maintenance, votes
 
 
@@ -189,6 +190,18 @@ class Store:
         try:
             return self._files.get(layout.JOB).decode()
         except FileNotFoundError:
+            return None
+
+    def last_job(self) -> Job | None:
+        """Return the job of the last submit; None if there was none that this version can read."""
+        from farm import manifest
+
+        text = self.read_job()
+        if text is None:
+            return None
+        try:
+            return manifest.load(layout.JOB, read=lambda _: text)
+        except FarmError:
             return None
 
     # --- the commit protocol ---

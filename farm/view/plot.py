@@ -23,9 +23,10 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
 
-from farm.errors import InputError, MissingLibraryError, OutputError
+from farm.errors import InputError, MissingLibraryError
 from farm.store import Store
 from farm.store.layout import SHEETS
+from farm.view.publish import publish
 from farm.view.sheet import Record, Table, display, show
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def make_plot(
 ) -> str:
     """Write a plot of an output and return its file: `.png`, `.svg` or `.pdf`.
 
-    By default it is a PNG in the output's folder `sheets`, or in this folder for a URL.
+    By default it is a PNG in the output's folder `sheets`.
 
     Raises:
         OutputError: there is no readable output at `output`, or `out` cannot be written.
@@ -76,24 +77,15 @@ def make_plot(
     """
     names = [name for name in (settings.y, settings.x, settings.hue) if name]
     store = Store.open(output)
-    folder = Path() if "://" in store.url else Path(store.url) / SHEETS
-    path = Path(out) if out is not None else folder / f"plot-{'-'.join(map(display, names))}.png"
+    path = Path(out) if out is not None else Path(f"plot-{'-'.join(map(display, names))}.png")
     if path.suffix.lower() not in SUFFIXES:
         raise InputError(
             f"a plot cannot be written as '{path.suffix or 'a file without suffix'}'",
             hint=f"end the file's name with one of {', '.join(SUFFIXES)}",
         )
     figure = draw_plot(Table.read(store, where=settings.where), settings)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=144)
-    except OSError as error:
-        raise OutputError(
-            f"cannot write the plot: {error.strerror or error}",
-            where=str(path),
-            hint="choose another place with --out FILE",
-        ) from error
-    return str(path)
+    folder = f"{store.url}/{SHEETS}" if out is None else str(path.parent)
+    return publish(folder, path.name, lambda file: figure.savefig(file, dpi=144), what="the plot")
 
 
 def draw_plot(table: Table, settings: PlotSettings) -> Figure:

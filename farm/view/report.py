@@ -20,13 +20,14 @@ from typing import Any, Final
 
 from PIL import Image
 
-from farm.errors import InputError, OutputError
+from farm.errors import InputError
 from farm.manifest.job import SheetSettings
 from farm.store import Store
 from farm.store.files import open_files
 from farm.store.layout import SHEETS
 from farm.version import __version__
 from farm.view import status as states
+from farm.view.publish import publish
 from farm.view.query import VIEWS, ask, show_value
 from farm.view.sheet import (
     MISSING,
@@ -64,7 +65,7 @@ def make_report(
         output: folder or URL.
         score: column of numbers by which cells are best; by default people's ratings, if any.
         where: SQL expression; only rows for which it holds.
-        out: file to write; by default `report.html` in the output, for a URL in this folder.
+        out: file to write; by default `report.html` in the output.
 
     Raises:
         OutputError: there is no readable output at `output`, or `out` cannot be written.
@@ -72,18 +73,13 @@ def make_report(
     """
     store = Store.open(output)
     text = write_report(output, score=score, where=where)
-    is_url = "://" in store.url
-    path = Path(out) if out is not None else Path("" if is_url else store.url) / "report.html"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise OutputError(
-            f"cannot write the report: {error.strerror or error}",
-            where=str(path),
-            hint="choose another place with --out FILE",
-        ) from error
-    return str(path)
+    path = Path(out) if out is not None else Path("report.html")
+    folder = store.url if out is None else str(path.parent)
+    return publish(folder, path.name, lambda file: _save(file, text), what="the report")
+
+
+def _save(file: Path, text: str) -> None:
+    file.write_text(text, encoding="utf-8")
 
 
 def write_report(output: str, *, score: str | None = None, where: str | None = None) -> str:

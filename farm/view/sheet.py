@@ -19,8 +19,6 @@ import itertools
 import math
 import os
 import re
-import secrets
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,16 +28,17 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import pyarrow as pa
 from PIL import Image
 
-from farm import grid, manifest
-from farm.errors import FarmError, InputError, OutputError, suggest
+from farm import grid
+from farm.errors import InputError, suggest
 from farm.grid import TaskSpace
-from farm.manifest.job import VAR_PREFIX, Job, SheetSettings
+from farm.manifest.job import VAR_PREFIX, SheetSettings
 from farm.store import Store
 from farm.store.files import open_files
 from farm.store.layout import SHEETS
 from farm.task import FIELDS, Scalar, format_task_id
 from farm.view import layout, paint
 from farm.view.layout import Grid, Group, Layout, Legend
+from farm.view.publish import publish
 from farm.view.query import ask, read_catalog, resolve_column
 from farm.view.thumbnails import SIZES, Thumbnails
 from farm.view.typeface import measure
@@ -172,7 +171,7 @@ class Table:
     def read(cls, store: Store, *, where: str | None) -> Table:
         """Return the table of an output."""
         catalog = read_catalog(store).table
-        job = _job_of(store)
+        job = store.last_job()
         space = grid.expand(job) if job else None
         lacking = list(_lacking(space, catalog)) if space else []
         unseen = len(lacking) if len(lacking) > _MOST_MISSING else 0
@@ -295,17 +294,6 @@ def _sort_key(value: Any) -> tuple[int, Any]:  # noqa: ANN401 - any column
             return (0, value)
         case _:
             return (1, str(value))
-
-
-def _job_of(store: Store) -> Job | None:
-    """Return the job of the last submit, if this version can read it; a sheet does without."""
-    text = store.read_job()
-    if text is None:
-        return None
-    try:
-        return manifest.load("job.yaml", read=lambda _: text)
-    except FarmError:
-        return None
 
 
 def _lacking(space: TaskSpace, catalog: pa.Table) -> Iterator[int]:
@@ -1087,29 +1075,7 @@ class _Target:
         ]
 
     def _put(self, name: str, pages: Iterable[Image.Image]) -> str:
-        if "://" in self.folder:
-            with tempfile.TemporaryDirectory() as place:
-                file = Path(place) / f"page{self.suffix}"
-                paint.save(file, pages)
-                open_files(self.folder).put(name, file.read_bytes())
-            return f"{self.folder}/{name}"
-        path = Path(self.folder) / name
-        # The suffix comes last, because the writers go by it.
-        temporary = path.with_name(f".{secrets.token_hex(4)}-{name}")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            paint.save(temporary, pages)
-            temporary.replace(path)
-        except OSError as error:
-            raise OutputError(
-                f"cannot write the sheet: {error.strerror or error}",
-                where=str(path),
-                hint="choose another place with --out FILE",
-            ) from error
-        finally:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
-        return str(path)
+        return publish(self.folder, name, lambda path: paint.save(path, pages), what="the sheet")
 
 
 def _name(settings: SheetSettings) -> str:

@@ -21,9 +21,8 @@ from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from farm import grid, manifest, planner
+from farm import grid, planner
 from farm.engine.requests import PAUSED
-from farm.errors import FarmError
 from farm.store import Store
 from farm.store.files import open_files
 from farm.view.summary import example_messages, facts_table, failures_view, place, present, stdout
@@ -157,12 +156,8 @@ def _phase(*, is_alive: bool, is_paused: bool, has_leases: bool, to_do: int | No
 
 def _plan(store: Store) -> planner.Plan | None:
     """Return what the last job lacks, if there is a job that this version can read."""
-    text = store.read_job()
-    if text is None:
-        return None
-    try:
-        job = manifest.load("job.yaml", read=lambda _: text)
-    except FarmError:
+    job = store.last_job()
+    if job is None:
         return None
     done = store.finished()
     return planner.plan(grid.expand(job), job=job, rendered=done.rendered, failed=done.failed)
