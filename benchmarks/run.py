@@ -47,6 +47,7 @@ SCRIPTS = (
     Script("catalog", "--rows 100000"),
     Script("engine_overhead", "--images 400"),
     Script("tables", "--quick"),
+    Script("lane", "--quick"),
     Script("looks", "--tries 3"),
     Script("sheet", "--columns 4 --rows 3"),
     Script("explorer", "--images 40 --rows 2000"),
