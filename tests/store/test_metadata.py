@@ -177,6 +177,14 @@ def test_the_text_has_the_order_and_the_quotes_of_a1111() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("sampler", "told"),
+    [("dpm2_a_discard", "DPM2 a"), ("dpm2_discard", "DPM2"), ("dpmpp_2s_a", "DPM++ 2S a")],
+)
+def test_a_sampler_is_called_what_a1111_calls_that_algorithm(sampler: str, told: str) -> None:
+    assert f"Sampler: {told}," in parameters_text(row_of(TaskSpec(sampler=sampler)))
+
+
 def test_what_is_not_applied_is_not_written() -> None:
     text = parameters_text(row_of(TaskSpec(prompt="a sword", model="builtin:sprites")))
     for absent in ("Negative prompt", "Schedule type", "Model hash", "Clip skip", "Eta"):
