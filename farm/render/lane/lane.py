@@ -22,7 +22,7 @@ left no trace and can be made again with less.
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -31,14 +31,16 @@ import torch
 
 from farm.render.lane.clock import CallClock
 from farm.render.lane.networks import Conditioning, Networks, Pictures
-from farm.render.lane.rows import Key, Program, Question, Registers, Row, Spoken
+from farm.render.lane.rows import Key, Program, Question, Registers, Row, Spoken, chain_of
 from farm.render.lane.sizes import BatchSize
 from farm.task import TaskSpec
 
 MEMO_BYTES = 128 * 1024 * 1024
-"""Answers to first questions that are kept, for rows that will ask them again."""
+"""Answers to first questions that are kept, and as much again for later ones."""
 HELD_PER_SEAT = 4
 """Rows held at most, per row of a full batch: shared questions need more rows to fill it."""
+SPARE = 2
+"""Questions that are held beyond a full batch: a row with guidance may leave one seat to fill."""
 LONGEST_WAIT = 32
 """Ticks that a finished row may wait for others to be decoded with."""
 
@@ -110,7 +112,12 @@ class Lane:
     """In flight, oldest first."""
 
     _registers: Registers = field(init=False)
-    _memo: OrderedDict[Key, torch.Tensor] = field(init=False, default_factory=OrderedDict)
+    _firsts: OrderedDict[Key, torch.Tensor] = field(init=False, default_factory=OrderedDict)
+    """Answers to first questions, the latest used last."""
+    _later: dict[Key, torch.Tensor] = field(init=False, default_factory=dict)
+    """Answers that a row in flight is still going to need."""
+    _to_come: Counter[Key] = field(init=False, default_factory=Counter)
+    """How often rows in flight are still going to ask a question."""
     _finished: list[_Finished] = field(init=False, default_factory=list)
     _alone: list[Row] = field(init=False, default_factory=list)
     """Rows whose next step is to be made apart from the others: one of them is to blame."""
@@ -134,13 +141,13 @@ class Lane:
     def demand(self) -> int:
         """Different questions that its rows have for the network now."""
         keys = {question.key for row in self.rows for question in row.questions}
-        return sum(key not in self._memo for key in keys)
+        return sum(self._known(key) is None for key in keys)
 
     @property
     def has_room(self) -> bool:
-        """Another row would be of use: the next batch is not full yet."""
+        """Another row would be of use: the next batch is not full, with a row to spare."""
         seats = self.batch.current
-        return len(self.rows) < HELD_PER_SEAT * seats and self.demand < seats
+        return len(self.rows) < HELD_PER_SEAT * seats and self.demand < seats + SPARE
 
     @property
     def is_empty(self) -> bool:
@@ -154,6 +161,8 @@ class Lane:
         generator = torch.Generator("cpu").manual_seed(task.seed)
         noise = torch.randn(1, *self.shape, generator=generator).flatten()
         slot = self._registers.take_slot(start.program, self._sent(noise))
+        self._serial += 1
+        sides = [start.positive] if start.negative is None else [start.positive, start.negative]
         row = Row(
             task=task,
             program=start.program,
@@ -163,15 +172,22 @@ class Lane:
             rescale=(task.guidance_rescale or 0.0) if start.negative is not None else 0.0,
             generator=generator,
             slot=slot,
+            chain=chain_of(
+                task,
+                start.program,
+                sides,
+                salt=b"" if self.is_sharing else self._serial.to_bytes(8, "little"),
+            ),
         )
-        self._serial += 1
-        row.begin(b"" if self.is_sharing else self._serial.to_bytes(8, "little"))
         self.rows.append(row)
+        self._to_come.update(key for keys in row.chain for key in keys)
         return row
 
     def remove(self, row: Row) -> None:
         """Give up a row."""
         self.rows.remove(row)
+        for keys in row.chain[row.done :]:
+            self._forget(keys)
         if row in self._alone:
             self._alone.remove(row)
         self._registers.give_back(row.slot)
@@ -215,9 +231,10 @@ class Lane:
         return chosen, asked
 
     def _open_questions(self, row: Row) -> list[Question]:
-        if row.done:
-            return list(row.questions)
-        return [q for q in row.questions if q.key not in self._memo]
+        return [question for question in row.questions if self._known(question.key) is None]
+
+    def _known(self, key: Key) -> torch.Tensor | None:
+        return self._firsts.get(key, self._later.get(key))
 
     def _ask(
         self, chosen: Sequence[Row], asked: dict[Key, tuple[int, Conditioning]]
@@ -283,7 +300,9 @@ class Lane:
         )
         self._registers.held[slots, :-1] = after
         for place, row in enumerate(chosen):
-            row.advance()
+            keys = row.chain[row.done]
+            row.done += 1
+            self._forget(keys)
             if row.is_finished:
                 latents = after[place, 0].clone().view(self.shape)
                 self._finished.append(_Finished(row, latents, self.tally.ticks))
@@ -297,23 +316,55 @@ class Lane:
         asked: dict[Key, tuple[int, Conditioning]],
         answers: torch.Tensor,
     ) -> tuple[torch.Tensor, dict[Key, int]]:
-        """Return all answers that the chosen rows need, and the place of each; keep the first."""
+        """Return all answers that the chosen rows need, and the place of each.
+
+        Keeps the answers that may be needed again.
+        """
         places = {key: place for place, key in enumerate(asked)}
         known: list[torch.Tensor] = []
         for row in chosen:
-            for question in row.questions:
-                if question.key not in places:
-                    places[question.key] = len(answers) + len(known)
-                    known.append(self._memo[question.key])
-                    self._memo.move_to_end(question.key)
+            for key in row.chain[row.done]:
+                if key in places:
+                    continue
+                answer = self._known(key)
+                assert answer is not None, "what is not asked is known"
+                places[key] = len(answers) + len(known)
+                known.append(answer)
+                if key in self._firsts:
+                    self._firsts.move_to_end(key)
         if self.is_sharing:
-            for row in chosen:
-                for question in row.questions if not row.done else ():
-                    if question.key not in self._memo:
-                        self._memo[question.key] = answers[places[question.key]].clone()
-            while len(self._memo) * 4 * self._registers.values > MEMO_BYTES:
-                self._memo.popitem(last=False)
+            self._keep(chosen, asked, answers, places)
         return (torch.cat([answers, torch.stack(known)]) if known else answers), places
+
+    def _keep(
+        self,
+        chosen: Sequence[Row],
+        asked: dict[Key, tuple[int, Conditioning]],
+        answers: torch.Tensor,
+        places: dict[Key, int],
+    ) -> None:
+        """Keep the answers that a row in flight will need later, and those to first questions.
+
+        First questions are what the rows to come have most in common: every guidance and many
+        samplers ask them, of one prompt and seed.
+        """
+        limit = MEMO_BYTES // (4 * self._registers.values)
+        uses = Counter(key for row in chosen for key in row.chain[row.done])
+        for key, (place, _) in asked.items():
+            if not chosen[place].done:
+                self._firsts[key] = answers[places[key]].clone()
+            elif self._to_come[key] > uses[key] and len(self._later) < limit:
+                self._later[key] = answers[places[key]].clone()
+        while len(self._firsts) > limit:
+            self._firsts.popitem(last=False)
+
+    def _forget(self, keys: Sequence[Key]) -> None:
+        """Take note that a row is past the questions with these keys, or will not ask them."""
+        for key in keys:
+            self._to_come[key] -= 1
+            if not self._to_come[key]:
+                del self._to_come[key]
+                self._later.pop(key, None)
 
     def _guide(
         self, chosen: Sequence[Row], found: torch.Tensor, places: dict[Key, int]

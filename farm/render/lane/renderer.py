@@ -168,7 +168,8 @@ class LaneRenderer:
         if (height, width) not in self._shapes:
             largest = _rows_that_fit(self._networks.device, height * width)
             self._shapes[height, width] = _Shape(
-                batch=BatchSize(largest=largest), decoding=BatchSize(largest=min(largest, 16))
+                batch=BatchSize(largest=largest),
+                decoding=BatchSize(largest=min(largest, 16), smallest=1),
             )
         return self._shapes[height, width]
 
@@ -318,10 +319,10 @@ class _Stream:
 
     def _survive(self, lane: Lane, trouble: LaneError) -> Iterator[RenderResult]:
         """Make the batch smaller, or find the row that cannot be drawn, or give that row up."""
-        kind = kind_of(trouble.error)
-        free_memory()
-        if kind is FailureKind.OUT_OF_MEMORY and lane.batch.shrink(trouble.calls_of):
-            return
+        if kind_of(trouble.error) is FailureKind.OUT_OF_MEMORY:
+            free_memory()
+            if lane.batch.shrink(trouble.calls_of):
+                return
         if len(trouble.rows) > 1:
             lane.set_apart(trouble.rows)
             return
@@ -331,9 +332,8 @@ class _Stream:
 
     def _survive_decoding(self, lane: Lane, trouble: LaneError) -> Iterator[RenderResult]:
         """Decode fewer at once, then with less memory each; at last give a row up."""
-        kind = kind_of(trouble.error)
-        free_memory()
-        if kind is FailureKind.OUT_OF_MEMORY:
+        if kind_of(trouble.error) is FailureKind.OUT_OF_MEMORY:
+            free_memory()
             if lane.decoding.shrink(trouble.calls_of) or self._networks.save_memory():
                 return
         elif len(trouble.rows) > 1:

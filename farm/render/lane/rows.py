@@ -8,6 +8,7 @@ same question, so it is asked once. Nothing is ever compared approximately.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
 
@@ -105,11 +106,10 @@ class Row:
     rescale: float
     generator: torch.Generator
     slot: int
-    lineage: Key = b""
+    chain: Sequence[tuple[Key, ...]]
+    """For each evaluation, the keys of its questions: the conditional side, then the other."""
     done: int = 0
     """Evaluations behind it."""
-    questions: tuple[Question, ...] = ()
-    """What it asks the network next: the conditional side, then the unconditional one."""
     executed: int = 0
     """Evaluations of one row each that were made for it."""
     seconds: float = 0.0
@@ -117,24 +117,16 @@ class Row:
     most_together: int = 1
     """Most rows that were drawn together with it, itself among them."""
 
-    def begin(self, salt: bytes) -> None:
-        """Set out from the initial noise; rows with different salts share nothing."""
-        seed = self.task.seed.to_bytes(8, "little") + salt
-        self.lineage = _digest(seed, self.program.initial.tobytes())
-        # The first question does not depend on how a sampler scales its latents.
-        self._ask(_digest(seed))
-
-    def advance(self) -> None:
-        """Take note that the network has answered and the registers have moved on."""
-        self.lineage = _digest(
-            self.lineage,
-            self.program.effects[self.done],
-            *(question.key for question in self.questions),
-            np.array([self.guidance, self.rescale]).tobytes(),
+    @property
+    def questions(self) -> tuple[Question, ...]:
+        """What it asks the network next."""
+        keys = self.chain[self.done]
+        if self.negative is None:
+            return (Question(keys[0], self.positive.conditioning),)
+        return (
+            Question(keys[0], self.positive.conditioning),
+            Question(keys[1], self.negative.conditioning),
         )
-        self.done += 1
-        if not self.is_finished:
-            self._ask(self.lineage)
 
     @property
     def is_finished(self) -> bool:
@@ -146,14 +138,33 @@ class Row:
         """Evaluations of one row each that the image takes by itself."""
         return self.program.evaluations * (1 if self.negative is None else 2)
 
-    def _ask(self, state: bytes) -> None:
-        sides = (self.positive,) if self.negative is None else (self.positive, self.negative)
-        self.questions = tuple(
-            Question(
-                _digest(state, self.program.questions[self.done], said.digest), said.conditioning
-            )
-            for said in sides
-        )
+
+def chain_of(
+    task: TaskSpec, program: Program, sides: Sequence[Spoken], *, salt: bytes
+) -> list[tuple[Key, ...]]:
+    """Return the keys of all questions that a row will have, evaluation by evaluation.
+
+    They are known before anything is computed, because they stand for how a question comes about,
+    not for its numbers. So a lane knows in advance which answers it will need again.
+
+    Args:
+        task: gives seed, guidance and rescaling.
+        program: the sampler.
+        sides: the texts, one a side of guidance.
+        salt: rows with different salts share nothing.
+    """
+    seed = task.seed.to_bytes(8, "little") + salt
+    guidance = np.array([task.guidance_scale, task.guidance_rescale or 0.0]).tobytes()
+    # The first question does not depend on how a sampler scales its latents; the rest does.
+    state, lineage = _digest(seed), _digest(seed, program.initial.tobytes())
+    chain: list[tuple[Key, ...]] = []
+    for question, effect in zip(program.questions, program.effects, strict=True):
+        keys = tuple(_digest(state, question, said.digest) for said in sides)
+        chain.append(keys)
+        # Without guidance its weight changes nothing, and one side says so.
+        weights = guidance if len(sides) > 1 else b""
+        state = lineage = _digest(lineage, effect, *keys, weights)
+    return chain
 
 
 def _digest(*parts: bytes) -> bytes:

@@ -15,10 +15,12 @@ import logging
 from collections import deque
 from collections.abc import Mapping
 
-TRIALS = 3
+TRIALS = 4
 """Full calls at a size before it is judged. The first is left out: it warms caches up."""
 WORTH_IT = 0.97
 """A larger batch is taken if a row takes at most this share of the time it took before."""
+PATIENCE = 2
+"""Sizes in a row that may gain nothing before the search ends."""
 KEPT = 64
 """Latest calls of a size that count."""
 ENOUGH = 3
@@ -30,7 +32,7 @@ _log = logging.getLogger(__name__)
 class BatchSize:
     """The batch size of one network at one shape on one device, and what a row takes at it."""
 
-    def __init__(self, *, largest: int, smallest: int = 1) -> None:
+    def __init__(self, *, largest: int, smallest: int = 2) -> None:
         """Begin at `smallest`; never go beyond `largest`, which is what memory is reckoned to hold.
 
         Both are powers of two.
@@ -41,6 +43,7 @@ class BatchSize:
         self._times: dict[int, deque[float]] = {}
         """Seconds a row, by the size of the call."""
         self._trials = 0
+        self._in_vain = 0
 
     @property
     def current(self) -> int:
@@ -95,18 +98,28 @@ class BatchSize:
         return min((times or self.times).values(), default=None)
 
     def _judge(self) -> None:
-        """Go on to twice the size, or settle for the best."""
+        """Go on to twice the size, or settle for the best.
+
+        The search ends when two sizes in a row gained nothing: one may have been disturbed.
+        """
         best = {rows: min(times) for rows, times in self._times.items() if times}
         before = min((t for rows, t in best.items() if rows < self._current), default=None)
         pays = before is None or best[self._current] <= before * WORTH_IT
-        if pays and 2 * self._current <= self._largest:
+        self._in_vain = 0 if pays else self._in_vain + 1
+        if self._in_vain < PATIENCE and 2 * self._current <= self._largest:
             self._current *= 2
             self._trials = 0
             return
         # The smallest that is as good as the best: it drains sooner and takes less memory.
         fastest = min(best.values())
-        self._current = min(rows for rows, t in best.items() if t * WORTH_IT <= fastest)
+        self._current = min(
+            rows for rows, t in best.items() if t * WORTH_IT <= fastest and _is_power_of_two(rows)
+        )
         self._is_settled = True
+
+
+def _is_power_of_two(rows: int) -> bool:
+    return rows & (rows - 1) == 0
 
 
 def _power_of_two_below(rows: int) -> int:
