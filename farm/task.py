@@ -363,8 +363,9 @@ class Rendered:
     """A finished image.
 
     `pixels` is uint8 `[height, width, 3]`, sRGB. `render_ms` is this image's share of the time its
-    batch took. `denoiser_evaluations` counts network evaluations of one row each, conditional and
-    unconditional apart.
+    batch took. `denoiser_evaluations` counts the network evaluations of one row each that the image
+    takes, conditional and unconditional apart; `shared_evaluations` are those among them that had
+    been made for another image already.
     """
 
     task: TaskSpec
@@ -373,6 +374,7 @@ class Rendered:
     batch_size: int
     denoiser_evaluations: int
     facts: RenderFacts
+    shared_evaluations: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,6 +12,7 @@ from typing import Literal, TypeAlias
 
 from farm.engine.decide import History, Policy
 from farm.manifest.job import Job
+from farm.render import Effort
 from farm.task import FailureKind, PipelineKey, TaskId, TaskSpec
 
 Phase: TypeAlias = Literal["idle", "loading", "rendering"]
@@ -90,6 +91,14 @@ class ChunkOutcome:
     """Processor time of encoding and writing images."""
     commit_seconds: float = 0.0
     denoiser_evaluations: int = 0
+    """Made for this chunk's images, of one row each."""
+    shared_evaluations: int = 0
+    """Not made, because they had been made for another image."""
+    effort: Effort | None = None
+    """What everything that the worker rendered so far took its device; None where a renderer among
+    it measures nothing. Not this chunk's alone: measurements of the past get better."""
+    remark: str | None = None
+    """What the renderer of this chunk says of itself."""
     last_image: str | None = None
 
 
@@ -103,6 +112,8 @@ class Heartbeat:
     failed: int = 0
     in_flight: int = 0
     """Tasks the renderer holds at this moment."""
+    appetite: int = 0
+    """Tasks it should have before it: its batch is not full with fewer."""
     last_image: str | None = None
     """Relative to the output."""
     settings: str = ""

@@ -18,6 +18,7 @@ from typing import Any
 
 from farm.task import FailureKind, TaskId
 
+NO_SHARES: Mapping[str, float] = MappingProxyType({})
 NO_FAILURES: Mapping[FailureKind, int] = MappingProxyType({})
 
 
@@ -29,6 +30,20 @@ class Event:
         """Return the event as JSON values; `event` is its name in kebab case."""
         name = re.sub(r"(?<!^)(?=[A-Z])", "-", type(self).__name__).lower()
         return {"event": name, **_to_json(self)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSummary:
+    """What one worker did in a run."""
+
+    worker: str
+    node: str
+    device: str
+    rendered: int
+    seconds: float
+    """From its first sign of life to its end, or the run's."""
+    efficiency: float | None
+    """As the run's, of these seconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,8 +65,14 @@ class RunReport:
     denoiser_evaluations: int
     """Network evaluations of one row each that were really executed."""
     efficiency: float | None
-    """Measured share of what the hardware could do at best; None where nothing measured it."""
+    """Share of the run's time that its evaluations and pictures take at best on these devices;
+    None where nothing measured it. Shared evaluations do not count."""
     output: str
+    shared_evaluations: int = 0
+    """Evaluations that images needed and that had been made for another image."""
+    time_shares: Mapping[str, float] = field(default_factory=lambda: NO_SHARES)
+    """Where the devices' time went, as shares of it; empty where nothing measured it."""
+    workers: tuple[WorkerSummary, ...] = ()
     failures: Mapping[FailureKind, int] = field(default_factory=lambda: NO_FAILURES)
     """`failed` by kind."""
     interrupted: bool = False
@@ -178,6 +199,8 @@ class RunFinished(Event):
 def _to_json(value: Any) -> Any:  # noqa: ANN401 - any field of an event
     if dataclasses.is_dataclass(value):
         return {f.name: _to_json(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, tuple):
+        return [_to_json(entry) for entry in value]
     if isinstance(value, Mapping):
         return {str(key): _to_json(entry) for key, entry in value.items()}
     return value

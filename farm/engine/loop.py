@@ -67,6 +67,7 @@ from farm.engine.workload import Piece, Workload
 from farm.errors import FarmError, StoreError
 from farm.manifest.job import Job
 from farm.planner import Plan
+from farm.render import Effort
 from farm.store import CommittedFailure, Store, row_for
 from farm.task import (
     Failed,
@@ -82,6 +83,8 @@ WAIT_S = 0.5
 """Longest wait for news; also how soon a stop request is heeded."""
 LEASES_PER_WORKER = 2
 """One rendering, one waiting behind it, so that a stream can run on."""
+MOST_LEASES = 8
+"""Where a renderer draws more tasks at once than two chunks have."""
 LONELY_S = 60.0
 """How long no worker is normal: Ray's start and a worker's imports on a busy machine."""
 LOOK_S = 3.0
@@ -156,6 +159,7 @@ def run(
             tally=tally,
         ).run()
     seconds = clock() - started
+    effort = tally.effort()
     failed = sum(tally.failures.values())
     unfinished = plan.to_render - tally.rendered - failed
     yield events.RunFinished(
@@ -168,7 +172,10 @@ def run(
             seconds=seconds,
             images_per_second=tally.rendered / seconds if seconds else 0.0,
             denoiser_evaluations=tally.denoiser_evaluations,
-            efficiency=None,
+            shared_evaluations=tally.shared_evaluations,
+            efficiency=_share(effort.best if effort else None, seconds * tally.most_workers),
+            time_shares=tally.time_shares(effort, seconds * tally.most_workers),
+            workers=tally.summaries(until=clock()),
             output=store.url,
             failures=dict(tally.failures),
             interrupted=stop.asked and unfinished > 0,
@@ -183,6 +190,70 @@ class _Tally:
     rendered: int = 0
     failures: Counter[FailureKind] = field(default_factory=Counter)
     denoiser_evaluations: int = 0
+    shared_evaluations: int = 0
+    load_seconds: float = 0.0
+    services: dict[str, _Service] = field(default_factory=dict)
+    """By worker."""
+    most_workers: int = 0
+    """At any one time."""
+    remarks: set[str] = field(default_factory=set)
+
+    def effort(self) -> Effort | None:
+        """Return what all workers' renderers measured; None if one of them measured nothing."""
+        efforts = [service.effort for service in self.services.values() if service.rendered]
+        if not efforts or None in efforts:
+            return None
+        return sum((effort for effort in efforts if effort is not None), Effort())
+
+    def time_shares(self, effort: Effort | None, device_seconds: float) -> Mapping[str, float]:
+        """Return where the devices' time went; `waiting` is what nobody accounts for."""
+        if effort is None or not device_seconds:
+            return {}
+        fill = max(0.0, effort.network - effort.best_network)
+        spent = {
+            "network": effort.network - fill,
+            "fill": fill,
+            "decoder": effort.decoder,
+            "text": effort.text,
+            "host": effort.host,
+            "loading": self.load_seconds,
+        }
+        spent["waiting"] = max(0.0, device_seconds - sum(spent.values()))
+        return {name: seconds / device_seconds for name, seconds in spent.items()}
+
+    def summaries(self, *, until: float) -> tuple[events.WorkerSummary, ...]:
+        """Return what each worker did, up to a moment of the run's clock."""
+        summaries = []
+        for name, service in self.services.items():
+            seconds = (until if service.until is None else service.until) - service.since
+            best = service.effort.best if service.effort and service.rendered else None
+            summaries.append(
+                events.WorkerSummary(
+                    worker=name,
+                    node=service.node,
+                    device=service.device,
+                    rendered=service.rendered,
+                    seconds=seconds,
+                    efficiency=_share(best, seconds),
+                )
+            )
+        return tuple(summaries)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Service:
+    """What a worker did, whether it still lives or not. Times are the run's clock's."""
+
+    node: str
+    device: str
+    since: float
+    until: float | None = None
+    rendered: int = 0
+    effort: Effort | None = None
+
+
+def _share(part: float | None, whole: float) -> float | None:
+    return part / whole if part and whole else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -380,8 +451,11 @@ class _Run:
         """Give every worker its next chunks: first those that have none."""
         if self.stop.asked or self.is_paused or self.clock() < self.paused_until:
             return
-        for depth in range(1, LEASES_PER_WORKER + 1):
+        for depth in range(1, MOST_LEASES + 1):
             for name, worker in self.workers.items():
+                is_wanting = depth <= LEASES_PER_WORKER or self.is_hungry(name)
+                if not is_wanting:
+                    continue
                 if len(worker.leases) < depth and (chunk := self.next_chunk(worker)):
                     if chunk.history.crashes >= self.policy.deaths_alone:
                         self.condemn(chunk)
@@ -399,6 +473,12 @@ class _Run:
                         model=chunk.key.model,
                         backend=chunk.key.backend,
                     )
+
+    def is_hungry(self, name: str) -> bool:
+        """Whether a worker's batch would not stay full with what it is leased."""
+        heartbeat = self.heartbeats.get(name, Heartbeat())
+        leased = sum(len(lease.chunk.tasks) for lease in self.workers[name].leases.values())
+        return leased - heartbeat.rendered - heartbeat.failed < heartbeat.appetite
 
     def condemn(self, chunk: Chunk) -> None:
         """Give up tasks that were enough workers' deaths in earlier runs."""
@@ -428,7 +508,9 @@ class _Run:
             if key is None:
                 return None
             is_ahead = bool(worker.leases)
-            if is_ahead and (key != worker.key or self.workload.pending(key) <= len(self.workers)):
+            others = len(self.workers) - 1
+            is_needed = others and self.workload.pending(key) <= others
+            if is_ahead and (key != worker.key or is_needed):
                 # A chunk that waits here could be rendered elsewhere, or this worker may be needed
                 # for another pipeline by the time it is free.
                 return None
@@ -456,6 +538,10 @@ class _Run:
                     self.executor.replace(message.worker)
                     return
                 self.workers[message.worker] = _WorkerState(node_id=node_id, since=self.clock())
+                self.tally.services[message.worker] = _Service(
+                    node=message.node, device=message.device, since=self.clock()
+                )
+                self.tally.most_workers = max(self.tally.most_workers, len(self.workers))
                 yield events.WorkerReady(
                     worker=message.worker, node=message.node, device=message.device
                 )
@@ -490,6 +576,14 @@ class _Run:
         self.tally.rendered += outcome.rendered
         self.tally.failures.update(problem.kind for problem in outcome.failed)
         self.tally.denoiser_evaluations += outcome.denoiser_evaluations
+        self.tally.shared_evaluations += outcome.shared_evaluations
+        self.tally.load_seconds += outcome.load_seconds
+        service = self.tally.services[worker]
+        service.rendered += outcome.rendered
+        service.effort = outcome.effort
+        if outcome.remark and outcome.remark not in self.tally.remarks:
+            self.tally.remarks.add(outcome.remark)
+            yield events.Notice(message=outcome.remark)
         if finished or outcome.again:
             self.load_failures[chunk.key] = 0
             self.deaths = 0
@@ -592,6 +686,8 @@ class _Run:
     def bury_worker(self, name: str, reason: str, *, blame: bool) -> Iterator[Event]:
         """Forget a worker; what it was leased is settled from the store."""
         worker = self.workers.pop(name, None)
+        if name in self.tally.services:
+            self.tally.services[name].until = self.clock()
         self.heartbeats.pop(name, None)
         yield events.WorkerLost(worker=name, reason=reason)
         if worker is not None:

@@ -20,7 +20,7 @@ import dataclasses
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -38,7 +38,7 @@ from farm.engine.chunks import (
 from farm.engine.decide import GiveUp, TaskFailed, decide
 from farm.engine.journal import Journal
 from farm.errors import FarmError, StoreError
-from farm.render import Renderer, open_renderer
+from farm.render import Effort, Hungry, Measured, Remarkable, Renderer, open_renderer
 from farm.store import Row, Store, encode_image, image_suffix, row_for, with_image
 from farm.task import (
     Failed,
@@ -80,6 +80,9 @@ class _Lot:
     images: int = 0
     failures: int = 0
     evaluations: int = 0
+    shared: int = 0
+    effort: Effort | None = None
+    remark: str | None = None
     last_commit: float = 0.0
     batch: _Batch = field(default_factory=_Batch)
     again: list[TaskProblem] = field(default_factory=list)
@@ -138,6 +141,8 @@ class Worker:
         self._journal = Journal(self._store.control, run=setup.run)
         self._renderer: Renderer | None = None
         self._key: PipelineKey | None = None
+        self._past_effort: Effort | None = Effort()
+        """Of the renderers before this one."""
 
         self._news = threading.Condition()
         self._inbox: deque[Chunk] = deque()
@@ -204,8 +209,9 @@ class Worker:
             rendered=sum(lot.images for lot in lots),
             failed=sum(lot.failures for lot in lots),
             in_flight=len(self._in_flight),
+            appetite=_appetite_of(self._renderer),
             last_image=self._last_image,
-            settings="" if self._latest is None else _describe(self._latest),
+            settings=_describe(list(self._in_flight) or [t for t in (self._latest,) if t]),
         )
 
     # --- the rendering thread -------------------------------------------------------------------
@@ -284,6 +290,7 @@ class Worker:
             return self._renderer
         self._phase = "loading"
         if self._renderer is not None:
+            self._past_effort = self._effort()
             self._renderer.close()
             self._renderer = None
         started = time.perf_counter()
@@ -304,8 +311,17 @@ class Worker:
                 everything = tuple(range(len(chunk.tasks)))
                 self._outbox.append(ChunkOutcome(chunk=chunk.id, undone=everything))
 
+    def _effort(self) -> Effort | None:
+        """Return what everything rendered so far took; None if part of it was not measured."""
+        if self._renderer is None:
+            return self._past_effort
+        if self._past_effort is None or not isinstance(self._renderer, Measured):
+            return None
+        return self._past_effort + self._renderer.effort
+
     def _discard_renderer(self) -> None:
         """Drop a renderer that raised. Its process is not to be trusted either."""
+        self._past_effort = self._effort()
         self._renderer = None
         self._key = None
         self._spent = True
@@ -361,7 +377,8 @@ class Worker:
         match result:
             case Rendered():
                 lot.images += 1
-                lot.evaluations += result.denoiser_evaluations
+                lot.evaluations += result.denoiser_evaluations - result.shared_evaluations
+                lot.shared += result.shared_evaluations
                 self._wait_for_writers()
                 write = self._writers.submit(self._write, flight, result)
                 self._unwritten.append(write)
@@ -417,6 +434,8 @@ class Worker:
         lot.seconds = now - max(lot.began, self._last_close)
         self._last_close = now
         lot.left = 0
+        lot.effort = self._effort()
+        lot.remark = _remark_of(self._renderer)
         batch = lot.unload()
         self._later(lambda: self._finish(lot, batch, fault))
 
@@ -535,6 +554,9 @@ class Worker:
             write_seconds=sum(lot.write_times),
             commit_seconds=lot.commit_seconds,
             denoiser_evaluations=lot.evaluations,
+            shared_evaluations=lot.shared,
+            effort=lot.effort,
+            remark=lot.remark,
             last_image=self._last_image,
         )
         with self._news:
@@ -543,16 +565,37 @@ class Worker:
             self._news.notify_all()
 
 
+def _appetite_of(renderer: object) -> int:
+    return renderer.appetite if isinstance(renderer, Hungry) else 0
+
+
+def _remark_of(renderer: object) -> str | None:
+    return renderer.remark if isinstance(renderer, Remarkable) else None
+
+
 def _explain(error: Exception) -> str:
     """Return `error` as a line for a row or an event."""
     text = str(error) if isinstance(error, FarmError) else f"{type(error).__name__}: {error}"
     return text[:MESSAGE_LIMIT]
 
 
-def _describe(task: TaskSpec) -> str:
-    """Return a task's settings in a line, for people."""
-    size = f"{task.width}x{task.height}, " if task.width and task.height else ""
-    return (
-        f"{size}{task.sampler}, {task.num_inference_steps} steps, "
-        f"cfg {task.guidance_scale:g}, seed {task.seed}: {task.prompt}"
-    )
+def _describe(tasks: Sequence[TaskSpec]) -> str:
+    """Return the settings of the tasks in flight in a line, for people."""
+    if not tasks:
+        return ""
+    sizes = sorted({f"{task.width}x{task.height}" for task in tasks if task.width and task.height})
+    prompts = list(dict.fromkeys(task.prompt for task in tasks))
+    more = f" and {len(prompts) - 1} more" if len(prompts) > 1 else ""
+    parts = [
+        " ".join(sizes),
+        " ".join(sorted({task.sampler for task in tasks})),
+        f"{_span([task.num_inference_steps for task in tasks])} steps",
+        f"cfg {_span([task.guidance_scale for task in tasks])}",
+        f"seed {_span([task.seed for task in tasks])}",
+    ]
+    return f"{', '.join(part for part in parts if part)}: {prompts[0]}{more}"
+
+
+def _span(numbers: Sequence[float]) -> str:
+    least, most = min(numbers), max(numbers)
+    return f"{least:g}" if least == most else f"{least:g} to {most:g}"

@@ -1,8 +1,9 @@
 """What is left to lease, and what to lease next.
 
 Chunks aim at seconds, not counts: the first of a pipeline is small, and once its speed is known
-they grow to `CHUNK_SECONDS`. Towards the end they shrink with what is left (guided self-scheduling,
-Polychronopoulos and Kuck 1987), so that no worker starts a long chunk while the others have none.
+they grow to `CHUNK_SECONDS`. Where several workers share, they shrink towards the end with what is
+left (guided self-scheduling, Polychronopoulos and Kuck 1987), so that no worker starts a long chunk
+while the others have none.
 
 A worker keeps its pipeline until nothing of it is left. Then it goes where most work waits per
 worker that is already there.
@@ -167,7 +168,8 @@ class Workload:
     def _size(self, key: PipelineKey, *, workers: int) -> int:
         """Return how many tasks the next chunk of `key` should have."""
         speed = self._speeds.get(key, _Speed())
-        share = math.ceil(self.pending(key) / (2 * workers))
+        # One worker has nobody to wait for: it is better off with a full batch to the end.
+        share = math.ceil(self.pending(key) / (2 * workers if workers > 1 else 1))
         size = min(speed.largest * GROWTH, MOST_TASKS)
         if speed.seconds_per_task:
             size = min(size, math.ceil(CHUNK_SECONDS / speed.seconds_per_task))

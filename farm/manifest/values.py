@@ -26,7 +26,7 @@ from farm.task import ALIASES, FIELDS, Scalar
 
 MAX_VALUES = 1_000_000
 """Values that one range, file or other short form may stand for."""
-READY_BACKENDS = ("diffusers", "pattern")
+READY_BACKENDS = ("torch", "diffusers", "pattern")
 """Backends of this version; the other choices of the field `backend` are refused by name."""
 BUILTIN_MODELS = ("sprites",)
 """Models that come with the farm: the folders of `farm/render/builtin/`."""

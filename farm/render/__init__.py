@@ -6,6 +6,24 @@
 
 from __future__ import annotations
 
-from farm.render.protocol import BACKENDS, Renderer, RendererFactory, open_renderer
+from farm.render.protocol import (
+    BACKENDS,
+    Effort,
+    Hungry,
+    Measured,
+    Remarkable,
+    Renderer,
+    RendererFactory,
+    open_renderer,
+)
 
-__all__ = ["BACKENDS", "Renderer", "RendererFactory", "open_renderer"]
+__all__ = [
+    "BACKENDS",
+    "Effort",
+    "Hungry",
+    "Measured",
+    "Remarkable",
+    "Renderer",
+    "RendererFactory",
+    "open_renderer",
+]

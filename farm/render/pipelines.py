@@ -59,7 +59,9 @@ Diffusion XL); running out of memory corrects it."""
 class PipelineRenderer:
     """A diffusers pipeline as a stream."""
 
-    def __init__(self, loaded: LoadedPipeline) -> None:
+    def __init__(self, loaded: LoadedPipeline, *, remark: str | None = None) -> None:
+        """Take over a loaded pipeline; `remark` is what its user should be told of it."""
+        self.remark = remark
         self._stream: BatchedStream | None = BatchedStream(PipelinePainter(loaded))
 
     def render(self, tasks: Iterator[TaskSpec]) -> Iterator[RenderResult]:

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
 from types import MappingProxyType
 from typing import Protocol, runtime_checkable
 
@@ -41,6 +42,67 @@ class Renderer(Protocol):
 
     def close(self) -> None:
         """Give back what the renderer holds; it renders nothing afterwards. Harmless twice."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Effort:
+    """What a renderer's networks had to do, and what it took. All in seconds of one device."""
+
+    best_network: float = 0.0
+    """What the evaluations made for the delivered pictures take at the best batch size."""
+    best_decoder: float = 0.0
+    """What decoding the delivered pictures takes at the best batch size."""
+    network: float = 0.0
+    """Spent in the denoiser."""
+    decoder: float = 0.0
+    """Spent in the decoder."""
+    text: float = 0.0
+    """Spent on encoding texts."""
+    host: float = 0.0
+    """Spent on everything else between two evaluations, where the device had to wait for it."""
+
+    @property
+    def best(self) -> float:
+        """What the delivered pictures take at best: the numerator of efficiency."""
+        return self.best_network + self.best_decoder
+
+    def __add__(self, other: Effort) -> Effort:
+        return Effort(
+            **{
+                entry.name: getattr(self, entry.name) + getattr(other, entry.name)
+                for entry in fields(self)
+            }
+        )
+
+
+@runtime_checkable
+class Measured(Protocol):
+    """A renderer that knows how well it uses its device."""
+
+    @property
+    def effort(self) -> Effort:
+        """What all its streams so far took, held against its latest measurements."""
+        ...
+
+
+@runtime_checkable
+class Hungry(Protocol):
+    """A renderer that draws many tasks at once, in one batch that should stay full."""
+
+    @property
+    def appetite(self) -> int:
+        """Tasks that it should be able to take before it has finished the first of them."""
+        ...
+
+
+@runtime_checkable
+class Remarkable(Protocol):
+    """A renderer that its user should be told something about."""
+
+    @property
+    def remark(self) -> str | None:
+        """A sentence for the person who runs the job."""
         ...
 
 

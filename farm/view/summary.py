@@ -26,7 +26,7 @@ from farm.store import Store
 from farm.view.words import clock_time, count, data_size, rate, rough_time, shorten
 
 if TYPE_CHECKING:
-    from farm.engine.events import RunReport
+    from farm.engine.events import RunReport, WorkerSummary
     from farm.store.catalog import Table
 
 
@@ -281,9 +281,30 @@ def _numbers(report: RunReport) -> Iterator[tuple[str, str]]:
         speed = f", {rate(report.images_per_second)}" if report.images_per_second else ""
         yield "time", f"{clock_time(report.seconds)}{speed}"
     if report.denoiser_evaluations:
-        yield "evaluations", f"{report.denoiser_evaluations:,} of the network"
+        shared = report.shared_evaluations
+        more = f", and {shared:,} that another image had made already" if shared else ""
+        yield "evaluations", f"{report.denoiser_evaluations:,} of the network{more}"
     if report.efficiency is not None:
         yield "efficiency", f"{report.efficiency:.0%} of what the hardware can do at best"
+    if spent := [f"{name} {share:.0%}" for name, share in _largest(report.time_shares)]:
+        yield "spent on", ", ".join(spent)
+    if len(report.workers) > 1:
+        for worker in report.workers:
+            yield worker.worker, _worker_line(worker)
+
+
+_LEAST_SHARE = 0.005
+"""Of the time; what rounds to nothing is not told."""
+
+
+def _largest(shares: Mapping[str, float]) -> list[tuple[str, float]]:
+    told = [(name, share) for name, share in shares.items() if share >= _LEAST_SHARE]
+    return sorted(told, key=lambda entry: -entry[1])
+
+
+def _worker_line(worker: WorkerSummary) -> str:
+    of = "" if worker.efficiency is None else f", efficiency {worker.efficiency:.0%}"
+    return f"{count(worker.rendered, 'image')}{of} ({worker.device} of {worker.node})"
 
 
 def failures_view(kinds: Mapping[Any, int], messages: Mapping[str, str]) -> RenderableType:

@@ -57,7 +57,7 @@ class Start:
 
 @dataclass(slots=True, kw_only=True)
 class Tally:
-    """What a lane did, added up. Seconds are the host's: what it waited for, or was busy with."""
+    """What a lane did, added up."""
 
     ticks: int = 0
     executed: int = 0
@@ -65,9 +65,11 @@ class Tally:
     shared: int = 0
     """Evaluations that rows did not need, because the question had been answered."""
     network_seconds: float = 0.0
+    """Of the device, in the denoiser."""
     decode_seconds: float = 0.0
+    """Of the device, in the decoder."""
     tick_seconds: float = 0.0
-    """All of the ticks, the network's time among it."""
+    """Of the host, in ticks; where the device is the host, the network's time is among it."""
 
 
 @dataclass(slots=True, eq=False)
@@ -256,16 +258,15 @@ class Lane:
             part = slice(start, start + size)
             conditioning = self._stacked(conditionings[part])
             rows = len(conditionings[part])
-            began = time.perf_counter()
             try:
                 with self._clock.timing(rows):
                     answer = self.networks.denoise(sample[part], timestep[part], conditioning)
             except Exception as error:
                 raise LaneError(error, chosen, rows) from error
-            self.tally.network_seconds += time.perf_counter() - began
             answers.append(answer.flatten(1))
         for rows, seconds in self._clock.collect():
             self.batch.record(rows, seconds)
+            self.tally.network_seconds += seconds
         return answers[0] if len(answers) == 1 else torch.cat(answers)
 
     def _inputs(self, chosen: Sequence[Row]) -> torch.Tensor:
@@ -445,8 +446,8 @@ class Lane:
         del self._finished[: len(batch)]
         for count, seconds in self._decode_clock.collect():
             self.decoding.record(count, seconds)
+            self.tally.decode_seconds += seconds
         seconds = time.perf_counter() - started
-        self.tally.decode_seconds += seconds
         for row in rows:
             row.seconds += seconds / len(rows)
         return Decoded(rows=rows, pictures=pictures)

@@ -30,7 +30,7 @@ from farm.render.lane.sizes import BatchSize
 from farm.render.lane.torch_runtime import TorchRuntime, describe, why_unknown
 from farm.render.loading import load_pipeline
 from farm.render.pipelines import PipelineRenderer
-from farm.render.protocol import Renderer
+from farm.render.protocol import Effort, Renderer
 from farm.render.tables import SamplerTable, table_for
 from farm.task import (
     Failed,
@@ -64,6 +64,14 @@ class _Shape:
 
     batch: BatchSize
     decoding: BatchSize
+    evaluations: int = 0
+    """Made for the pictures that were delivered."""
+    pictures: int = 0
+
+    def deliver(self, row: Row) -> None:
+        """Count a row whose picture is good."""
+        self.evaluations += row.executed
+        self.pictures += 1
 
 
 @dataclass(slots=True, eq=False)
@@ -71,6 +79,7 @@ class _Berth:
     """A lane and the tasks that wait for it."""
 
     lane: Lane
+    shape: _Shape
     waiting: deque[Start] = field(default_factory=deque)
     passed_over: int = 0
 
@@ -110,6 +119,26 @@ class LaneRenderer:
         """Yield one result for every task, in the order in which they are finished."""
         assert self._networks is not None, "a closed renderer renders nothing"
         return _Stream(self, self._networks, tasks).run()
+
+    @property
+    def appetite(self) -> int:
+        """Tasks that fill the largest batch twice, without guidance."""
+        return 2 * max((shape.batch.current for shape in self._shapes.values()), default=1)
+
+    @property
+    def effort(self) -> Effort:
+        """What all streams so far took; see `Effort`."""
+        shapes = self._shapes.values()
+        is_host = self._networks is None or self._networks.device.type == "cpu"
+        host = self.tally.tick_seconds - self.tally.network_seconds if is_host else 0.0
+        return Effort(
+            best_network=sum(s.evaluations * (s.batch.seconds_per_row or 0.0) for s in shapes),
+            best_decoder=sum(s.pictures * (s.decoding.seconds_per_row or 0.0) for s in shapes),
+            network=self.tally.network_seconds,
+            decoder=self.tally.decode_seconds,
+            text=self.text_seconds,
+            host=host,
+        )
 
     def close(self) -> None:
         """Give the model's memory back."""
@@ -185,7 +214,8 @@ class LaneRenderer:
                 decoding=shape.decoding,
                 is_sharing=self._is_sharing,
                 tally=self.tally,
-            )
+            ),
+            shape,
         )
 
     def _say(self, text: Text) -> Spoken:
@@ -315,7 +345,7 @@ class _Stream:
             except LaneError as trouble:
                 yield from self._survive_decoding(lane, trouble)
             else:
-                self._developing.append(_Developing(decoded, lane))
+                self._developing.append(_Developing(decoded, berth.shape))
 
     def _survive(self, lane: Lane, trouble: LaneError) -> Iterator[RenderResult]:
         """Make the batch smaller, or find the row that cannot be drawn, or give that row up."""
@@ -363,9 +393,9 @@ class _Stream:
 class _Developing:
     """Pictures on their way from the device."""
 
-    def __init__(self, decoded: Decoded, lane: Lane) -> None:
+    def __init__(self, decoded: Decoded, shape: _Shape) -> None:
         self._rows = decoded.rows
-        self._lane = lane
+        self._shape = shape
         self._arrival: torch.cuda.Event | None = None
         pictures = decoded.pictures
         if pictures.pixels.is_cuda:
@@ -400,12 +430,14 @@ class _Developing:
         facts = networks.facts
         if fault := fault_in(pixels, is_finite=is_finite, dtype=facts.dtype):
             return Failed(task=row.task, kind=FailureKind.BAD_OUTPUT, message=fault, facts=facts)
+        self._shape.deliver(row)
         return Rendered(
             task=row.task,
             pixels=pixels,
             render_ms=row.seconds * 1e3,
             batch_size=row.most_together,
             denoiser_evaluations=row.required,
+            shared_evaluations=row.required - row.executed,
             facts=facts,
         )
 
@@ -437,9 +469,7 @@ def open_torch_renderer(key: PipelineKey, *, device: str, threads: int | None) -
         torch.set_num_threads(threads)
     loaded = load_pipeline(key, device=device)
     if reason := why_unknown(loaded.pipe):
-        _log.warning(
-            "backend torch does not know this model; diffusers' own pipeline renders it",
-            extra={"model": key.model, "reason": reason},
-        )
-        return PipelineRenderer(loaded)
+        remark = f"{key.model}: {reason}; diffusers' own pipeline renders it"
+        _log.warning(remark)
+        return PipelineRenderer(loaded, remark=remark)
     return LaneRenderer(join(describe(loaded.pipe), TorchRuntime(loaded)))
