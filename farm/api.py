@@ -177,7 +177,7 @@ def submit(
     if address is None:
         # On a cluster a model may be where only the workers see it.
         for work in todo.pipelines:
-            if work.key.backend == "diffusers":
+            if work.key.backend != "pattern":
                 resolve_model(work.key.model)
     store = Store.open(job.output, create=True)
     tell = on_event or _ignore

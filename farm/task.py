@@ -85,9 +85,11 @@ class TaskSpec:
         default="builtin:sprites",
     )
     backend: str = _axis(
-        "What renders: `diffusers` (any pipeline diffusers loads) or `pattern` (no model).",
-        default="diffusers",
-        choices=("diffusers", "pattern", "torch", "onnx"),
+        "What renders: `torch` (mixed settings share one batch; a model of a family it does not "
+        "know is left to `diffusers`), `diffusers` (the model's own pipeline) or `pattern` (no "
+        "model).",
+        default="torch",
+        choices=("torch", "diffusers", "pattern", "onnx"),
     )
     dtype: str = _axis(
         "Number type of the networks. `auto`: float16 on a GPU, float32 on a CPU. The catalog "

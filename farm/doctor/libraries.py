@@ -15,7 +15,7 @@ FindVersion = Callable[[str], str | None]
 """Returns the installed version of a distribution, None if it is not installed."""
 
 _OPTIONAL = {
-    "torch": "rendering with backend diffusers",
+    "torch": "rendering with backends torch and diffusers",
     "onnx": "backend onnx",
     "sde": "sampler dpmpp_sde",
     "plot": "farm plot",

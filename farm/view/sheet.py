@@ -969,7 +969,7 @@ def show_number(value: object) -> str:
 
 
 _TIMES = "\N{MULTIPLICATION SIGN}"
-_UNSAID = frozenset({"", "default", "diffusers"})
+_UNSAID = frozenset({"", "default", "torch", "diffusers"})
 """Values that go without saying among the fixed settings."""
 _USED = frozenset({"width", "height"})
 """Fields that a task may leave to the model: those still to do do not know them."""
