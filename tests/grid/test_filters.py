@@ -102,7 +102,8 @@ def test_a_wider_matrix_loses_of_its_sample_only_what_new_tasks_displace() -> No
 
 
 def test_a_known_sample_never_changes() -> None:
-    found = expand(job(NUMBERS, sample=Sample(n=6, seed=2026)))
+    matrix = product(axis("backend", "diffusers"), NUMBERS)
+    found = expand(job(matrix, sample=Sample(n=6, seed=2026)))
     assert [(task.prompt, task.seed) for task in found] == [
         ("g", 3),
         ("g", 6),

@@ -47,6 +47,7 @@ def test_ids_of_a_known_job_never_change() -> None:
     Change `IDENTITY_TAG` and these ids together, and say so in the changelog.
     """
     matrix = product(
+        axis("backend", "diffusers"),
         axis("var_subject", "sword", "Schild \u00fc"),
         axis("prompt", "a ${subject}, white background"),
         union(axis("guidance_scale", 1.0, 7.5), axis("eta", 0.5)),

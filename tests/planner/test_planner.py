@@ -165,7 +165,7 @@ def test_a_limit_counts_tasks_that_would_be_rendered_in_the_order_of_the_matrix(
 def test_a_pipeline_with_nothing_left_is_not_loaded() -> None:
     both = job(product(axis("model", "org/a", "org/b"), axis("seed", 1, 2)))
     found = planned(both, rendered=digests(expand(both)[:2]))
-    assert [work.key for work in found.pipelines] == [PipelineKey("diffusers", "org/b", "auto")]
+    assert [work.key for work in found.pipelines] == [PipelineKey("torch", "org/b", "auto")]
 
 
 def test_a_backlog_counts_down_and_never_gives_a_task_twice() -> None:
@@ -240,7 +240,7 @@ def test_json_says_what_a_submit_would_do() -> None:
         "axes": {"subject": 2, "prompt": 1, "model": 2, "height": 1, "width": 1},
         "pipelines": [
             {
-                "backend": "diffusers",
+                "backend": "torch",
                 "model": model,
                 "dtype": "auto",
                 "tasks": 2,
