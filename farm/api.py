@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shlex
 import signal
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from farm.manifest.job import Theme
     from farm.planner import Plan
     from farm.store import Store
+    from farm.view.bench import Bench
     from farm.view.notebook import Gallery
     from farm.view.query import Catalog
 
@@ -344,3 +346,83 @@ def _stop_on_signal() -> Iterator[Any]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+# --- the yardstick ------------------------------------------------------------------------------
+
+
+def bench(
+    model: str, *, backend: str = "torch", images: int = 32, sets: Sequence[str] = ()
+) -> Bench:
+    """Measure a model's networks by themselves, then a run that mixes settings.
+
+    Nothing is kept: the run goes to a temporary folder.
+
+    Args:
+        model: as in a job file.
+        backend: one that renders in lanes.
+        images: of the run, at least 1.
+        sets: `field=value` texts, as after `--set`: dtype, height, width, num_inference_steps.
+
+    Raises:
+        InputError: the backend has no lane, or not for this model.
+        ModelError: the model cannot be loaded.
+    """
+    from farm.render import open_renderer
+    from farm.render.lane.renderer import LaneRenderer
+    from farm.task import pipeline_key
+    from farm.view.bench import Bench
+
+    with tempfile.TemporaryDirectory(prefix="farm-bench-") as folder:
+        path = Path(folder, "bench.yaml")
+        path.write_text(_BENCH_JOB, encoding="utf-8")
+        settings = (f"model={model}", f"backend={backend}", f"output={Path(folder, 'out')}", *sets)
+        job = load_job(path, overrides=settings)
+        task = expand(job)[0]
+        renderer = open_renderer(pipeline_key(task), device="auto")
+        try:
+            if not isinstance(renderer, LaneRenderer):
+                raise InputError(
+                    f"backend {backend} does not draw model '{model}' in a lane",
+                    hint="bench measures Stable Diffusion 1, 2 and XL on backends torch and onnx",
+                )
+            paces = renderer.measure(task, seconds=_BENCH_SECONDS)
+            height, width = renderer.size_of(task)
+            facts = renderer.facts
+        finally:
+            renderer.close()
+        written: list[float] = []
+
+        def listen(event: Event) -> None:
+            written.append(getattr(event, "write_seconds", 0.0))
+
+        report = submit(job, executor="inline", limit=images, on_event=listen)
+    best = report.denoiser_evaluations * paces.network.best + report.rendered * paces.decoder.best
+    return Bench(
+        model=model,
+        device=facts.device,
+        dtype=facts.dtype,
+        width=width,
+        height=height,
+        network={rows: 1e3 * seconds for rows, seconds in paces.network.times.items()},
+        decoder={rows: 1e3 * seconds for rows, seconds in paces.decoder.times.items()},
+        report=report,
+        efficiency=best / report.seconds if report.seconds else 0.0,
+        write_seconds=sum(written),
+    )
+
+
+_BENCH_SECONDS = 10.0
+"""For each network; a large one on a CPU takes longer, because each size is tried in full."""
+_BENCH_JOB = """\
+name: bench
+sheets: []
+defaults:
+  num_inference_steps: 20
+matrix:
+  prompt: [a red sword, a wooden shield]
+  guidance_scale: [1.0, 4.0, 7.5]
+  sampler: [euler_a, dpmpp_2m, ddim]
+  seed: 1..64
+sample: {n: 256, seed: 1}
+"""

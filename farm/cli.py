@@ -545,6 +545,31 @@ def doctor(
 
 
 @app.command()
+def bench(
+    model: Annotated[str, typer.Argument(help="As in a job file.")] = "builtin:sprites",
+    *,
+    backend: Annotated[str, typer.Option(help="torch or onnx.")] = "torch",
+    images: Annotated[int, typer.Option(min=1, help="Images of the run.", metavar="N")] = 32,
+    overrides: Overrides = None,
+    as_json: AsJson = False,
+) -> None:
+    """Measure a model here, by itself and in a run.
+
+    First its networks with nothing else going on, by batch size: `t_net` and `t_decode`, the
+    yardstick of efficiency. Then a run that mixes guidance, samplers and seeds, and where its time
+    went. Nothing is kept.
+    """
+    from farm import api
+    from farm.view.bench import print_bench
+
+    measured = api.bench(model, backend=backend, images=images, sets=tuple(overrides or ()))
+    if as_json:
+        _print_json(measured.to_json())
+    else:
+        print_bench(measured)
+
+
+@app.command()
 def schema(
     *,
     out: Annotated[

@@ -355,6 +355,8 @@ class RenderFacts:
 
     dtype: str
     device: str
+    renderer: str | None = None
+    """`lane`, `pipeline` or `pattern`: what drew, which the backend asked for need not say."""
     model_sha256: str | None = None
     torch_version: str | None = None
     diffusers_version: str | None = None

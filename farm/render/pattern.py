@@ -33,7 +33,7 @@ Floats: TypeAlias = "npt.NDArray[np.float32]"
 DEFAULT_SIZE = 128
 """Height and width in pixels where a task leaves them to the model."""
 
-_FACTS = RenderFacts(dtype="uint8", device="cpu")
+_FACTS = RenderFacts(dtype="uint8", device="cpu", renderer="pattern")
 _STRIP = 256
 """Rows painted at a time: what bounds the memory of a very tall picture."""
 

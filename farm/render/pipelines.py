@@ -14,6 +14,7 @@ import logging
 import time
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -87,6 +88,7 @@ class PipelinePainter:
 
     def __init__(self, loaded: LoadedPipeline) -> None:
         self._loaded = loaded
+        self._facts = replace(loaded.facts, renderer="pipeline")
         self._pipe = loaded.pipe
         self._scheduler = loaded.pipe.scheduler
         self._free_pixels = _pixels_that_fit(loaded.device)
@@ -95,7 +97,7 @@ class PipelinePainter:
     @property
     def facts(self) -> RenderFacts:
         """Device, dtype, versions and the model's hash."""
-        return self._loaded.facts
+        return self._facts
 
     def settings(self, task: TaskSpec) -> Hashable:
         """Return every field but prompts and seed, and whether there is a negative prompt.

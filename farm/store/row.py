@@ -115,6 +115,11 @@ class Row:
     worker: str = _column("Name of the worker.", "word")
     node: str = _column("Name of the machine.", "word")
     device: str | None = _column("Device that rendered, as torch names it.", "word", default=None)
+    renderer: str | None = _column(
+        "What drew: `lane` (settings mix in one batch), `pipeline` (diffusers' own, also where "
+        "backend `torch` does not know the model), or `pattern`.",
+        "word", default=None,
+    )  # fmt: skip
     farm_version: str = _column("Version of the farm.", "word", default=__version__)
     torch_version: str | None = _column("Version of torch.", "word", default=None)
     diffusers_version: str | None = _column("Version of diffusers.", "word", default=None)
@@ -170,6 +175,7 @@ def row_for(
         common |= {
             "model_sha256": facts.model_sha256,
             "device": facts.device,
+            "renderer": facts.renderer,
             "torch_version": facts.torch_version,
             "diffusers_version": facts.diffusers_version,
         }

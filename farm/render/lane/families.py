@@ -39,12 +39,13 @@ class StableDiffusion:
     def __init__(self, model: ModelDescription, runtime: Runtime) -> None:
         self._model = model
         self._runtime = runtime
+        self._facts = replace(runtime.facts, renderer="lane")
         self._mention_if_cut = lru_cache(maxsize=4096)(self._warn_if_cut)
 
     @property
     def facts(self) -> RenderFacts:
         """Device, dtype, versions and the model's hash."""
-        return self._runtime.facts
+        return self._facts
 
     @property
     def device(self) -> torch.device:

@@ -24,6 +24,7 @@ from farm.render.batches import Refusal, message_of
 from farm.render.failures import fault_in, free_memory, kind_of
 from farm.render.lane.families import join
 from farm.render.lane.lane import Decoded, Lane, LaneError, Start, Tally
+from farm.render.lane.measure import Paces, measure_paces
 from farm.render.lane.networks import Networks, Text
 from farm.render.lane.rows import Program, Row, Spoken
 from farm.render.lane.sizes import BatchSize
@@ -37,6 +38,7 @@ from farm.task import (
     FailureKind,
     PipelineKey,
     Rendered,
+    RenderFacts,
     RenderResult,
     TaskSpec,
     task_id,
@@ -119,6 +121,27 @@ class LaneRenderer:
         """Yield one result for every task, in the order in which they are finished."""
         assert self._networks is not None, "a closed renderer renders nothing"
         return _Stream(self, self._networks, tasks).run()
+
+    @property
+    def facts(self) -> RenderFacts:
+        """Device, dtype, versions and the model's hash."""
+        assert self._networks is not None, "a closed renderer has no networks"
+        return self._networks.facts
+
+    def size_of(self, task: TaskSpec) -> tuple[int, int]:
+        """Return height and width in pixels of the picture of `task`.
+
+        Raises:
+            Refusal: the model makes no pictures of that size.
+        """
+        assert self._networks is not None, "a closed renderer has no networks"
+        return self._networks.size_of(task)
+
+    def measure(self, task: TaskSpec, *, seconds: float) -> Paces:
+        """Return what the networks take at best at the size of `task`; see `measure_paces`."""
+        assert self._networks is not None, "a closed renderer measures nothing"
+        height, width = self.size_of(task)
+        return measure_paces(self._networks, height=height, width=width, seconds=seconds)
 
     @property
     def appetite(self) -> int:
