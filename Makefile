@@ -1,6 +1,6 @@
 # The whole developer interface. Every target sets up what it needs by itself, from pinned versions.
 #
-#   make demo    render the quickstart on the embedded model and lay out its contact sheet
+#   make demo    render the quickstart on the embedded model, lay out its sheet and its explorer
 #   make test    lint, types, import contracts and the tests (under five minutes on two cores)
 
 PYTHON ?= python3
@@ -27,7 +27,7 @@ $(VENV)/bin/python:
 $(VENV)/.runs: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "Setting up $(VENV) (a few minutes, once) ..."
 	$(PIP) install --constraint constraints.txt pip
-	$(PIP) install --constraint constraints.txt --editable '.[torch,sde,s3,plot]'
+	$(PIP) install --constraint constraints.txt --editable '.[torch,sde,s3,plot,web]'
 	@touch $@
 
 $(VENV)/.develops: $(VENV)/.runs
@@ -39,6 +39,8 @@ $(VENV)/.develops: $(VENV)/.runs
 demo: $(VENV)/.runs
 	$(BIN)/farm submit jobs/quickstart.yaml
 	$(BIN)/farm sheet out/quickstart --x style --y subject --out out/quickstart/sheets/quickstart.png
+	@echo "The explorer: the same images on a page with any axes; open it in a browser."
+	$(BIN)/farm gallery out/quickstart
 
 test: lint
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow and not gpu"

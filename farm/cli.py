@@ -376,6 +376,35 @@ def gallery(
 
 
 @app.command()
+def serve(
+    output: Output,
+    *,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; any but this machine's own needs a token.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65535, help="Port to listen on. By default 8765, or a free one."),
+    ] = None,
+    token: Annotated[
+        str | None,
+        typer.Option(help="What visitors must know. By default a fresh one, where it is needed."),
+    ] = None,
+    rater: Annotated[
+        str | None, typer.Option(help="Whose votes those are that name nobody; by default yours.")
+    ] = None,
+) -> None:
+    """Serve the explorer: live while a job runs, with votes, progress and a form to submit jobs."""
+    from farm.explorer import server
+
+    def tell(address: str) -> None:
+        print(address, flush=True)
+        _say("serving until Ctrl-C; votes are kept in the output")
+
+    server.serve(output, host=host, port=port, token=token, rater=rater, on_start=tell)
+
+
+@app.command()
 def rank(
     output: Output,
     *,

@@ -130,9 +130,17 @@ def read_exhibit(store: Store, *, after: Exhibit | None = None) -> Exhibit:
 
 
 def make_exhibit(
-    catalog: pa.Table, *, url: str, job: Job | None, after: Exhibit | None = None
+    catalog: pa.Table,
+    *,
+    url: str,
+    job: Job | None,
+    after: Exhibit | None = None,
+    rated: bool = False,
 ) -> Exhibit:
-    """Return the exhibit of a catalog with its `var_*` columns, and of what its job lacks."""
+    """Return the exhibit of a catalog with its `var_*` columns, and of what its job lacks.
+
+    With `rated`, the columns of votes are there before anybody voted.
+    """
     space = grid.expand(job) if job else None
     places, lacking, unseen = _places(catalog, space)
     if space is not None and lacking:
@@ -143,7 +151,7 @@ def make_exhibit(
     order = _order(digests, places, after)
     catalog, places = catalog.take(pa.array(order)), places[order]
     digests = [digests[place] for place in order.tolist()]
-    columns = tuple(_columns(catalog, space))
+    columns = tuple(_columns(catalog, space, rated=rated))
     axes = _independent(columns, _axis_order(columns, space))
     x, y = _first_axes([column for column in columns if column.name in axes])
     return Exhibit(
@@ -240,14 +248,14 @@ def _versions(catalog: pa.Table) -> tuple[int, ...]:
 # --- columns ------------------------------------------------------------------------------------
 
 
-def _columns(catalog: pa.Table, space: TaskSpace | None) -> Iterator[PageColumn]:
+def _columns(catalog: pa.Table, space: TaskSpace | None, *, rated: bool) -> Iterator[PageColumn]:
     for name in catalog.column_names:
         if name in _HIDDEN:
             continue
         column = catalog[name]
         if pa.types.is_dictionary(column.type):
             column = column.cast(column.type.value_type)
-        if column.null_count == len(column):
+        if column.null_count == len(column) and not (rated and name in CHOICES.names):
             continue  # it says nothing of any row
         make = functools.partial(PageColumn, name=name, group=_group(name), doc=_doc(name))
         kind, levels, values = _coded(name, column, space)
