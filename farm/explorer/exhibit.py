@@ -38,7 +38,7 @@ MOST_MISSING: Final = 20_000
 _MOST_LEVELS = 20_000
 """A setting with more values than this is no axis; a page cannot list it."""
 _FEW_LEVELS = 64
-"""A fact with at most this many values is listed value by value; else it is a range of numbers."""
+"""A whole number or text of a fact with at most this many values is listed value by value."""
 _SAFE_INTEGER = 2**53
 """JavaScript's numbers are exact up to here."""
 _ID_LENGTH = 12
@@ -292,6 +292,8 @@ def _coded(name: str, column: Any, space: TaskSpace | None) -> tuple[Kind, tuple
     if pa.types.is_timestamp(kind):
         stamps = column.cast(pa.timestamp("ms", kind.tz), safe=False).cast(pa.int64())
         return "time", (), _numbers(stamps)
+    if pa.types.is_floating(kind) and _group(name) == "fact":
+        return "number", (), _numbers(column)  # measured, so hardly two are the same
     coded = column.combine_chunks().dictionary_encode()
     if isinstance(coded, pa.ChunkedArray):
         coded = coded.combine_chunks() if coded.num_chunks else pa.array([], kind)

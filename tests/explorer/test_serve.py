@@ -271,6 +271,7 @@ def test_a_run_has_a_page_of_its_own(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)  # it waits for Ray to start
 def test_a_job_is_planned_submitted_and_watched(
     make_output: MakeOutput, page: Page, tmp_path: Path, monkeypatch: Any
 ) -> None:
@@ -278,7 +279,7 @@ def test_a_job_is_planned_submitted_and_watched(
     monkeypatch.chdir(tmp_path)
     Path("more.yaml").write_text(JOB.replace("name: shapes", "name: shapes\nbackend: pattern"))
     with served(output) as address:
-        page.set_default_timeout(120_000)
+        page.set_default_timeout(300_000)
         page.goto(address + "run")
         ready(page)
         page.select_option("#job", "more.yaml")

@@ -51,7 +51,7 @@
     return most;
   }
 
-  /** The size at which columns fill the width, no larger than the pictures are. */
+  /** The width at which columns fill the room, no larger than the pictures are. */
   function fitting(room, columns, perCell) {
     const edge = farm.column("width")?.number(layout.rows[0]) || 128;
     const natural = Math.min(edge, 256) * perCell;
@@ -59,10 +59,16 @@
     return Math.max(least, Math.min(natural, 320, Math.floor(room / Math.max(1, columns)) - GAP));
   }
 
+  /** Height by width of the first picture that is shown; those of other shapes fit inside. */
+  function proportion() {
+    const side = (name) => farm.column(name)?.number(layout.rows[0]) || 1;
+    return Math.min(2.5, Math.max(0.4, side("height") / side("width")));
+  }
+
   function mostPerCell() {
     let most = 1;
     for (const rows of layout.cells.values()) most = Math.max(most, rows.length);
-    return Math.ceil(Math.sqrt(most));
+    return most;
   }
 
   function measure() {
@@ -70,27 +76,33 @@
     let { size } = farm.state;
     if (layout.isFlow) {
       size ||= Math.min(fitting(box.clientWidth, 1, 1), box.clientWidth < 620 ? 108 : 176);
-      const step = size + GAP;
+      const [step, tall] = [size + GAP, Math.round(size * proportion())];
       const caption = size >= 80 && farm.restAxes().length ? CAPTION : 0;
       const per = Math.max(1, Math.floor((box.clientWidth - 2 * 12 + GAP) / step));
       const lines = Math.ceil(layout.rows.length / per);
-      return { isFlow: true, size, step, per, lines, caption, lineStep: size + caption + GAP,
-               width: per * step, height: lines * (size + caption + GAP), side: 0, head: 0 };
+      return { isFlow: true, size, tall, step, per, lines, caption, lineStep: tall + caption + GAP,
+               tiles: { per: 1, lines: 1 }, width: per * step, height: lines * (tall + caption + GAP),
+               side: 0, head: 0 };
     }
     const longest = Math.max(layout.across.length, layout.down.length);
     const narrow = box.clientWidth < 620;
     const side = layout.y
       ? Math.max(narrow ? 64 : 84, Math.min(narrow ? 92 : 230, 24 + widestLabel(layout.y) * 6.4))
       : layout.sy ? (narrow ? 64 : 96) : 0;
-    size ||= fitting(box.clientWidth - side - 32, layout.across.length, mostPerCell());
+    const most = mostPerCell();
+    const square = Math.ceil(Math.sqrt(most));
+    size ||= fitting(box.clientWidth - side - 32, layout.across.length, square);
     size = Math.max(16, Math.min(size, Math.floor(MOST_PIXELS / Math.max(1, longest)) - GAP));
+    const per = Math.min(square, Math.max(1, Math.floor(size / TILE)));
+    const tiles = { per, lines: Math.min(per, Math.ceil(most / per)) };
+    const tall = Math.max(16, Math.round((size * tiles.lines * proportion()) / tiles.per));
     const step = size + GAP;
     const across = offsets(layout.across, step, Boolean(layout.sx), 0);
-    const down = offsets(layout.down, step, Boolean(layout.sy), BAND);
+    const down = offsets(layout.down, tall + GAP, Boolean(layout.sy), BAND);
     const perLine = Math.max(4, Math.floor((size - 8) / 6.2));
     const lines = layout.x ? Math.min(5, Math.ceil(widestLabel(layout.x) / perLine)) : 0;
     const head = (layout.sx ? BAND : 0) + (layout.x ? Math.max(34, 10 + 15 * lines) : 0);
-    return { isFlow: false, size, step, across, down, side, head, lines: layout.down.length,
+    return { isFlow: false, size, tall, tiles, step, across, down, side, head, lines: layout.down.length,
              width: across.length, height: down.length };
   }
 
@@ -163,16 +175,16 @@
     return facts.join("\n");
   };
 
-  function cell(rows, key, size, label) {
-    const most = Math.max(1, Math.floor(size / TILE) ** 2);
-    const some = rows.length > most ? rows.slice(0, most - 1) : rows;
-    const per = Math.ceil(Math.sqrt(Math.min(rows.length, most)));
+  function cell(rows, key, label) {
+    const { per, lines } = shape.tiles;
+    const some = rows.length > per * lines ? rows.slice(0, per * lines - 1) : rows;
     const box = element("div", {
-      class: rows.length > 1 ? "cell many" : "cell", role: "gridcell", tabindex: "-1",
+      class: per > 1 ? "cell many" : "cell", role: "gridcell", tabindex: "-1",
       "data-key": key, "aria-label": label,
     });
-    box.style.width = box.style.height = `${size}px`;
-    box.style.gridTemplateColumns = `repeat(${per}, 1fr)`;
+    box.style.width = `${shape.size}px`;
+    box.style.height = `${shape.tall}px`;
+    box.style.gridTemplate = `repeat(${lines}, minmax(0, 1fr)) / repeat(${per}, minmax(0, 1fr))`;
     for (const row of some) box.append(tile(row));
     if (some.length < rows.length) {
       box.append(element("div", { class: "tile more", "data-row": rows[some.length] },
@@ -225,7 +237,7 @@
       }
     }
     put(shown, $("cells"), wanted, ({ line, place, at, row }) => {
-      const node = cell([row], at, shape.size, farm.describe(row));
+      const node = cell([row], at, farm.describe(row));
       move(node, place * shape.step, line * shape.lineStep);
       if (shape.caption) {
         node.append(element("span", { class: "caption" }, farm.restAxes().map(
@@ -248,7 +260,7 @@
       }
     }
     put(shown, $("cells"), wanted, ({ line, place, rows }) => {
-      const node = cell(rows, line * layout.across.length + place, shape.size, cellLabel(line, place));
+      const node = cell(rows, line * layout.across.length + place, cellLabel(line, place));
       move(node, across.starts[place], down.starts[line]);
       return node;
     });
@@ -263,7 +275,7 @@
     if (layout.y) {
       for (let line = upper; line <= lower; line += 1) {
         names.set(`y${line}`, { parent: sides, kind: "side", column: layout.y,
-          value: layout.down[line].inner, top: down.starts[line], height: shape.size });
+          value: layout.down[line].inner, top: down.starts[line], height: shape.tall });
       }
     }
     across.groups.forEach((group, i) => names.set(`sx${i}`, { parent: heads, kind: "over",
@@ -391,7 +403,7 @@
     if (x < box.scrollLeft) box.scrollLeft = x - GAP;
     else if (x + shape.size > box.scrollLeft + wide - 24) box.scrollLeft = x + shape.size - wide + 32;
     if (y < box.scrollTop + BAND) box.scrollTop = y - BAND - GAP;
-    else if (y + shape.step > box.scrollTop + high - 24) box.scrollTop = y + shape.step - high + 32;
+    else if (y + shape.tall > box.scrollTop + high - 24) box.scrollTop = y + shape.tall - high + 32;
     draw();
   }
 
