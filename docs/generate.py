@@ -315,7 +315,10 @@ def _sampler_row(entry: samplers.Sampler) -> Row:
         "For flow-matching models." if entry.family == "flow" else "",
     ]
     doc = " ".join(filter(None, (entry.doc, *notes)))
-    offered = (_schedules(diffusers), "the same" if tables == diffusers else _schedules(tables))
+    offered = (
+        samplers.in_few_words(diffusers, code),
+        "the same" if tables == diffusers else samplers.in_few_words(tables, code),
+    )
     return _names(entry), entry.a1111 or entry.label, code(entry.evaluations), *offered, doc
 
 
@@ -325,17 +328,6 @@ def _eta_note(entry: samplers.Sampler) -> Iterator[str]:
         yield "Takes `eta`."
     elif takers:
         yield f"Takes `eta` on {' and '.join(takers)}."
-
-
-def _schedules(can: Sequence[str]) -> str:
-    missing = [name for name in samplers.SIGMA_SCHEDULES if name not in can]
-    if not missing:
-        return "all"
-    if not can:
-        return "none"
-    if len(missing) < len(can):
-        return f"all but {', '.join(map(code, missing))}"
-    return ", ".join(map(code, can))
 
 
 # --- the output folder --------------------------------------------------------------------------

@@ -17,7 +17,7 @@ against which a test checks every row.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal, TypeAlias
@@ -364,6 +364,21 @@ def _unknown(noun: str, text: str, entries: Iterable[Sampler | SigmaSchedule]) -
     spellings = [word for entry in entries for word in (entry.name, entry.label, *entry.aliases)]
     hint = suggest(text, spellings) or "`farm samplers` lists them"
     return f"unknown {noun} {text!r}; {hint}"
+
+
+def in_few_words(schedules: Sequence[str], write: Callable[[str], str] = str) -> str:
+    """Return sigma schedules as people would say them: `all`, `all but karras`, `none`.
+
+    `write` puts a name into words.
+    """
+    lacking = [name for name in SIGMA_SCHEDULES if name not in schedules]
+    if not lacking:
+        return "all"
+    if not schedules:
+        return "none"
+    if len(lacking) < len(schedules):
+        return f"all but {', '.join(map(write, lacking))}"
+    return ", ".join(map(write, schedules))
 
 
 def refuse(*, backend: str, sampler: str, sigma_schedule: str) -> str | None:

@@ -10,7 +10,13 @@ from rich.padding import Padding
 from rich.text import Text
 
 from farm.render.models import ModelInfo, list_models
-from farm.samplers import SAMPLERS, SAMPLING_BACKENDS, SIGMA_SCHEDULES, TABLE_BACKENDS
+from farm.samplers import (
+    SAMPLERS,
+    SAMPLING_BACKENDS,
+    SIGMA_SCHEDULES,
+    TABLE_BACKENDS,
+    in_few_words,
+)
 from farm.view.summary import list_table, place, present
 from farm.view.words import data_size
 
@@ -70,7 +76,8 @@ def samplers_view() -> RenderableType:
     refused = list_table("not offered", "as in A1111", "why")
     for entry in SAMPLERS.values():
         on_diffusers, on_tables = (
-            _offered(entry.schedules_on(backend)) for backend in ("diffusers", TABLE_BACKENDS[0])
+            in_few_words(entry.schedules_on(backend))
+            for backend in ("diffusers", TABLE_BACKENDS[0])
         )
         if entry.schedules_on(TABLE_BACKENDS[0]):
             samplers.add_row(
@@ -87,18 +94,6 @@ def samplers_view() -> RenderableType:
         "on: sigma schedules that a backend can do with it"
     )
     return Group(samplers, Text(note, style="dim"), "", schedules, "", refused)
-
-
-def _offered(can: Sequence[str]) -> str:
-    """Return sigma schedules in few words."""
-    lacking = [name for name in SIGMA_SCHEDULES if name not in can]
-    if not lacking:
-        return "all"
-    if not can:
-        return "none"
-    if len(lacking) < len(can):
-        return f"all but {', '.join(lacking)}"
-    return ", ".join(can)
 
 
 # --- models -------------------------------------------------------------------------------------

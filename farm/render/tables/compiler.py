@@ -7,7 +7,7 @@ one takes tens of milliseconds; the last 1024 are kept.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
@@ -184,7 +184,10 @@ _TRIAL_VALUES = 32
 
 def _frozen(value: object) -> Hashable:
     """Return a hashable value that stands for one of a configuration."""
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return tuple((key, _frozen(item)) for key, item in sorted(value.items()))
     if isinstance(value, list | tuple):
         return tuple(_frozen(item) for item in value)
-    assert isinstance(value, Hashable)
-    return value
+    return value if isinstance(value, str | int | float | None) else repr(value)
