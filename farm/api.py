@@ -12,14 +12,14 @@ import signal
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from farm import grid, manifest, planner, samplers
-from farm.errors import FarmError, InputError, ManifestError, OutputError, Problem
+from farm.errors import FarmError, InputError, ManifestError, OutputError, Problem, StoreError
 from farm.manifest import Job
 from farm.task import Scalar
 
@@ -199,12 +199,15 @@ def submit(
             if isinstance(event, engine.RunFinished):
                 report = event.report
     assert report is not None, "the last event of a run carries its report"
-    _make_sheets(job, report, tell=tell)
+    _wind_up(job, report, store=store, tell=tell)
     return report
 
 
-def _make_sheets(job: Job, report: RunReport, *, tell: EventReader) -> None:
-    """Make the sheets that a job lists, unless its run was interrupted; tell of each."""
+def _wind_up(job: Job, report: RunReport, *, store: Store, tell: EventReader) -> None:
+    """Keep what a run did; make the sheets that its job lists, unless it was interrupted."""
+    if report.rendered or report.failed:
+        with suppress(StoreError):  # the images are safe, whatever is kept of the run
+            store.keep_report(report.to_json())
     if report.interrupted or not job.sheets:
         return
     from farm.engine import Notice

@@ -9,6 +9,7 @@ retired/*.parquet           parts that a compacted one replaced, kept for slow r
 control/runs/<number>       one file a run, created once
 control/jobs/<job>-<digest>.yaml   every resolved job that was ever submitted here
 control/leases/ requests/   what may be in flight; what people asked of a run
+control/reports/...         what each run did: counts, efficiency, where its time went
 sheets/ logs/               what views and workers write
 thumbnails/<size>/...       small copies of images, made when looked at; safe to delete
 tmp/                        half-written files; whatever is old in here is rubbish
@@ -35,6 +36,8 @@ THUMBNAILS = "thumbnails"
 SHEETS = "sheets"
 RUNS = f"{CONTROL}/runs"
 JOBS = f"{CONTROL}/jobs"
+REPORTS = "reports"
+"""Below `CONTROL`."""
 PART_SUFFIX = ".parquet"
 DEFAULT_GRACE_S = 7 * 86_400.0
 """How long what nothing names is left where it is: a slow reader or writer may still need it."""

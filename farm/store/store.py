@@ -11,11 +11,14 @@ exist yet is planned without it.
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -203,6 +206,21 @@ class Store:
             return manifest.load(layout.JOB, read=lambda _: text)
         except FarmError:
             return None
+
+    def keep_report(self, report: Mapping[str, Any]) -> None:
+        """Keep what a run says it did: JSON values, for people who ask later."""
+        moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%f")
+        name = f"{layout.REPORTS}/{moment}-{secrets.token_hex(4)}.json"
+        self.control.write(name, json.dumps(report))
+
+    def reports(self) -> list[Mapping[str, Any]]:
+        """Return what was kept by `keep_report`, the latest last; damaged ones are left out."""
+        found: list[Mapping[str, Any]] = []
+        for name in self.control.names(f"{layout.REPORTS}/"):
+            with contextlib.suppress(ValueError):
+                kept = json.loads(self.control.read(name) or "")
+                found += [kept] if isinstance(kept, dict) else []
+        return found
 
     # --- the commit protocol ---
 

@@ -92,11 +92,17 @@ def write_report(output: str, *, score: str | None = None, where: str | None = N
             "nothing has been rendered here yet", where=output, hint=f"farm status {output}"
         )
     chosen = table.resolve(score) or _voted(done)
+    # The last run whose renderers measured it; a run that only filled gaps may not have.
+    measured = next(
+        (kept for kept in reversed(store.reports()) if kept.get("efficiency") is not None), None
+    )
     sections = [
         _head(table, store, where),
-        _numbers(done, states.status(output)),
+        _numbers(done, states.status(output), measured),
         _what_ran(table, done),
-        *(_asked(table, name) for name in ("failures", "timings", "workers")),
+        *(_asked(table, name) for name in ("failures", "timings")),
+        _where_time_went(measured),
+        _asked(table, "workers"),
         _best(table, store, chosen),
         _sheets(output, where),
     ]
@@ -144,7 +150,9 @@ def _span(rows: Sequence[Record]) -> _Span:
     return _Span(busy_s=busy, wall_s=wall)
 
 
-def _numbers(rows: Sequence[Record], state: states.Status) -> str:
+def _numbers(
+    rows: Sequence[Record], state: states.Status, measured: Mapping[str, Any] | None
+) -> str:
     rendered = [row for row in rows if row["status"] == "rendered"]
     failed = len(rows) - len(rendered)
     span = _span(rows)
@@ -159,11 +167,22 @@ def _numbers(rows: Sequence[Record], state: states.Status) -> str:
         tiles.append(("speed", rate(len(rendered) / span.wall_s)))
         share = span.busy_s / (span.wall_s * workers)
         tiles.append((f"rendering, of {count(workers, 'worker')}", f"{min(share, 1):.0%}"))
+    if measured is not None:
+        tiles.append(("efficiency, of the last run", f"{measured['efficiency']:.0%}"))
     if evaluations := sum(row["denoiser_evaluations"] or 0 for row in rendered):
         tiles.append(("evaluations", f"{evaluations:,}"))
     tiles.append(("on disk", data_size(sum(row["image_bytes"] or 0 for row in rendered))))
     inner = "".join(f"<div><b>{_text(v)}</b><span>{_text(k)}</span></div>" for k, v in tiles)
     return f'<section class="tiles">{inner}</section>'
+
+
+def _where_time_went(measured: Mapping[str, Any] | None) -> str:
+    shares = (measured or {}).get("time_shares") or {}
+    rows = [(name.replace("_", " "), f"{share:.1%}") for name, share in shares.items()]
+    if not rows:
+        return ""
+    head = ("devices' time in the last run", "share")
+    return f"<section><h2>Where the time went</h2>{_table(head, rows)}</section>"
 
 
 def _what_ran(table: Table, rows: Sequence[Record]) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import farm
 from farm.engine import Notice
 from farm.engine.events import Event
+from farm.store import Store
 
 JOB = """
 name: three
@@ -29,6 +31,8 @@ def test_a_run_makes_its_sheets_and_survives_one_that_cannot_be_made(tmp_path: P
     told: list[Event] = []
     report = farm.submit(job, executor="inline", on_event=told.append)
     assert (report.rendered, report.failed) == (6, 0)
+    [kept] = Store.open(job.output).reports()
+    assert kept == json.loads(json.dumps(report.to_json()))
     sheets = tmp_path / "out" / "sheets"
     assert sorted(file.name for file in sheets.iterdir()) == ["best.pdf", "seed-sampler.png"]
     notices = [event.message for event in told if isinstance(event, Notice)]

@@ -9,6 +9,7 @@ import pytest
 
 from farm.errors import InputError, OutputError
 from farm.manifest import SheetSettings
+from farm.store import Store
 from farm.task import TaskSpec
 from farm.view.report import make_report, write_report
 from farm.view.sheet import make_sheet
@@ -71,6 +72,21 @@ def test_it_says_what_ran_what_failed_and_what_is_best(output: str) -> None:
         assert said in text
     assert "1.5 of 2 images" in text  # the mean of a cell over its seeds
     assert "Nobody has rated" not in text
+
+
+def test_how_well_the_last_run_used_its_devices_is_told(output: str) -> None:
+    assert "efficiency" not in Page(write_report(output)).text
+    store = Store.open(output)
+    store.keep_report({"efficiency": 0.5, "time_shares": {}})
+    store.keep_report(
+        {"efficiency": 0.93, "time_shares": {"network": 0.9, "waiting_for_work": 0.1}}
+    )
+    store.keep_report({"efficiency": None})
+    store.control.write("reports/99999999-damaged.json", "{half")
+    text = Page(write_report(output)).text
+    assert "93%" in text
+    assert "waiting for work" in text
+    assert "10.0%" in text
 
 
 def test_without_a_score_it_says_how_to_have_one(output: str) -> None:
