@@ -27,7 +27,7 @@ $(VENV)/bin/python:
 $(VENV)/.runs: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@echo "Setting up $(VENV) (a few minutes, once) ..."
 	$(PIP) install --constraint constraints.txt pip
-	$(PIP) install --constraint constraints.txt --editable '.[torch,sde,s3,plot,web]'
+	$(PIP) install --constraint constraints.txt --editable '.[torch,onnx,sde,s3,plot,web]'
 	@touch $@
 
 $(VENV)/.develops: $(VENV)/.runs

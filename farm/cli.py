@@ -550,6 +550,56 @@ def models(*, as_json: AsJson = False) -> None:
         listings.print_models()
 
 
+@app.command(name="export-onnx")
+def export_onnx(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="A model, as in job files.", show_default=False)
+    ],
+    folder: Annotated[
+        Path,
+        typer.Argument(metavar="DIR", help="Where the ONNX bundle goes.", show_default=False),
+    ],
+    *,
+    opset: Annotated[int, typer.Option(help="Version of ONNX's operators.", metavar="N")] = 23,
+    dtype: Annotated[
+        str, typer.Option(help="What the UNet computes in: float32, or float16 for CUDA.")
+    ] = "float32",
+    sizes: Annotated[
+        str,
+        typer.Option(help="Picture sizes, such as 512x512,512x768; one size is built in."),
+    ] = "any",
+    optimize: Annotated[
+        str | None,
+        typer.Option(
+            help="cpu or cuda: write the graphs for ONNX Runtime there; any: the standard's "
+            "operators only. By default what suits the dtype.",
+        ),
+    ] = None,
+    quantize: Annotated[
+        str, typer.Option(help="8-bit weights for the CPU: none, dynamic or static.")
+    ] = "none",
+    as_json: AsJson = False,
+) -> None:
+    """Export a model to an ONNX bundle, and prove that it draws the same pictures."""
+    from farm.render.exporting import export_bundle
+    from farm.view import listings
+
+    report = export_bundle(
+        model,
+        folder,
+        opset=opset,
+        dtype=dtype,
+        sizes=sizes,
+        optimize=optimize,
+        quantize=quantize,
+        tell=_say,
+    ).to_json()
+    if as_json:
+        _print_json(report)
+    else:
+        listings.print_export(report)
+
+
 @app.command()
 def doctor(
     output: Annotated[str | None, typer.Argument(help="Also check this output.")] = None,

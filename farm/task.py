@@ -86,10 +86,10 @@ class TaskSpec:
     )
     backend: str = _axis(
         "What renders: `torch` (mixed settings share one batch; a model of a family it does not "
-        "know is left to `diffusers`), `diffusers` (the model's own pipeline) or `pattern` (no "
-        "model).",
+        "know is left to `diffusers`), `onnx` (the same on ONNX Runtime), `diffusers` (the model's "
+        "own pipeline) or `pattern` (no model).",
         default="torch",
-        choices=("torch", "diffusers", "pattern", "onnx"),
+        choices=("torch", "onnx", "diffusers", "pattern"),
     )
     dtype: str = _axis(
         "Number type of the networks. `auto`: float16 on a GPU, float32 on a CPU. The catalog "

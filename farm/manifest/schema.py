@@ -13,7 +13,7 @@ from typing import Any
 from farm import samplers
 from farm.manifest.job import Job, SheetSettings
 from farm.manifest.reader import IMAGE_FORMATS, THEMES
-from farm.manifest.values import BUILTIN_MODELS, READY_BACKENDS
+from farm.manifest.values import BUILTIN_MODELS
 from farm.task import ALIASES, FIELDS, FieldInfo
 
 Schema = dict[str, Any]
@@ -269,8 +269,6 @@ def _type(info: FieldInfo) -> Schema:
     if known := _KNOWN.get(info.name):
         # A name is completed, and another spelling (A1111's, a hub id) is no error.
         return {"anyOf": [{"enum": known}, {"type": "string"}]}
-    if info.name == "backend":
-        return {"enum": list(READY_BACKENDS)}
     if info.choices:
         return {"enum": list(info.choices)}
     if info.type is str:

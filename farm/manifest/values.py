@@ -26,8 +26,6 @@ from farm.task import ALIASES, FIELDS, Scalar
 
 MAX_VALUES = 1_000_000
 """Values that one range, file or other short form may stand for."""
-READY_BACKENDS = ("torch", "diffusers", "pattern")
-"""Backends of this version; the other choices of the field `backend` are refused by name."""
 BUILTIN_MODELS = ("sprites",)
 """Models that come with the farm: the folders of `farm/render/builtin/`."""
 
@@ -305,8 +303,6 @@ class Reader:
                 return {name: samplers.parse_schedule(_text(written))}
             info = FIELDS[name]
             value = info.coerce(_text(written) if info.type is str else written.value)
-            if name == "backend":
-                _check_backend(str(value))
             if name == "model":
                 _check_model(str(value))
         except ValueError as error:
@@ -335,13 +331,6 @@ def _sampler(written: Written) -> dict[str, Scalar]:
     if schedule:
         assigned["sigma_schedule"] = schedule
     return assigned
-
-
-def _check_backend(backend: str) -> None:
-    if backend not in READY_BACKENDS:
-        raise ValueError(
-            f"'{backend}' is not available in this version; use {' or '.join(READY_BACKENDS)}"
-        )
 
 
 def _check_model(model: str) -> None:

@@ -67,10 +67,15 @@ def load_pipeline(key: PipelineKey, *, device: str) -> LoadedPipeline:
         InputError: there is no such device here.
         ModelError: the model cannot be found, read or loaded, or does not make pictures from text.
     """
-    _quieten()
+    quieten()
     place = _choose_device(device)
     dtype = _choose_dtype(key.dtype, place)
     source = resolve_model(key.model)
+    if source.kind == "onnx":
+        raise ModelError(
+            f"model '{key.model}' is an ONNX bundle, which backend onnx renders",
+            hint="use backend: onnx, or name the model that it was made from",
+        )
     try:
         pipe = _load(source, dtype)
         pipe.to(place)
@@ -99,7 +104,7 @@ def load_pipeline(key: PipelineKey, *, device: str) -> LoadedPipeline:
     return LoadedPipeline(pipe=pipe, device=place, dtype=dtype, facts=facts)
 
 
-def _quieten() -> None:
+def quieten() -> None:
     """Keep the libraries' progress bars and advice to developers out of a run's output."""
     for library in (diffusers, transformers):
         logging.getLogger(library.__name__).setLevel(logging.ERROR)

@@ -1,10 +1,11 @@
 """Which model a reference means, without loading it, asking the network or importing torch.
 
-A job file names a model in one of four ways, tried in this order:
+A job file names a model in one of these ways, tried in this order:
 
 - `builtin:NAME`: a diffusers folder that is part of this package;
 - a name that ends in `.safetensors`: one file with a whole checkpoint;
-- an existing folder with a `model_index.json`: a diffusers folder;
+- an existing folder with a `model_index.json`: a diffusers folder; with an `onnx_bundle.json`: an
+  ONNX bundle, which backend `onnx` renders;
 - `owner/name`, with an optional `@revision` and `#variant`: a repository of the Hugging Face hub.
 
 Relative files and folders are looked for in the current folder, in `models/`, and in the folders
@@ -29,7 +30,7 @@ from typing import Literal, TypeAlias
 
 from farm.errors import ModelError, suggest
 
-Kind: TypeAlias = Literal["builtin", "file", "folder", "hub"]
+Kind: TypeAlias = Literal["builtin", "file", "folder", "onnx", "hub"]
 
 BUILTIN_PREFIX = "builtin:"
 MODELS_VARIABLE = "FARM_MODELS"
@@ -38,6 +39,8 @@ CONFIG_VARIABLE = "FARM_SINGLE_FILE_CONFIG"
 """Environment variable with the diffusers folder that describes single-file checkpoints."""
 INDEX = "model_index.json"
 """The file that makes a folder a diffusers folder."""
+ONNX_INDEX = "onnx_bundle.json"
+"""The file that makes a folder an ONNX bundle."""
 
 _BUILTIN = Path(__file__).parent / "builtin"
 _PICKLES = frozenset({".ckpt", ".pt", ".pth", ".bin", ".pkl", ".pickle"})
@@ -45,8 +48,8 @@ _HUB_ID = re.compile(
     r"(?P<repository>[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)"
     r"(?:@(?P<revision>[^@#\s]+))?(?:#(?P<variant>[\w.-]+))?"
 )
-_CONTENT = frozenset({".json", ".safetensors", ".txt", ".model"})
-"""What a diffusers folder renders with: weights, configurations and vocabularies."""
+_CONTENT = frozenset({".json", ".safetensors", ".txt", ".model", ".onnx", ".onnx_data"})
+"""What a model's folder renders with: weights, configurations and vocabularies."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,10 +134,12 @@ def _folder(reference: str) -> ModelSource | None:
     for folder in folders:
         if (folder / INDEX).is_file():
             return ModelSource(reference=reference, kind="folder", path=folder)
+        if (folder / ONNX_INDEX).is_file():
+            return ModelSource(reference=reference, kind="onnx", path=folder)
     if folders:
         raise ModelError(
-            f"folder '{folders[0]}' holds no {INDEX}, so it is not a diffusers model",
-            hint="name the folder that holds it, or a .safetensors file inside the folder",
+            f"folder '{folders[0]}' holds neither {INDEX} nor {ONNX_INDEX}, so it is no model",
+            hint="name the folder that holds one, or a .safetensors file inside the folder",
         )
     return None
 
@@ -195,11 +200,11 @@ def model_sha256(source: ModelSource) -> str | None:
         return _cached_commit(source)
     assert source.path is not None, "only hub models have no path"
     if source.kind == "file":
-        return _file_sha256(source.path)
+        return file_sha256(source.path)
     whole = hashlib.sha256()
     for path in _content_of(source.path):
         name = path.relative_to(source.path).as_posix()
-        whole.update(f"{name}\0{_file_sha256(path)}\n".encode())
+        whole.update(f"{name}\0{file_sha256(path)}\n".encode())
     return whole.hexdigest()
 
 
@@ -214,10 +219,11 @@ def _content_of(folder: Path) -> list[Path]:
     )
 
 
-def _file_sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes, remembered by path, size and time of change."""
     status = path.stat()
     key = f"{path.resolve()}\0{status.st_size}\0{status.st_mtime_ns}"
-    memory = _cache_folder() / "sha256" / hashlib.sha256(key.encode()).hexdigest()
+    memory = cache_folder() / "sha256" / hashlib.sha256(key.encode()).hexdigest()
     try:
         return memory.read_text("ascii")
     except (OSError, UnicodeDecodeError):
@@ -240,7 +246,8 @@ def _remember(memory: Path, digest: str) -> None:
         return
 
 
-def _cache_folder() -> Path:
+def cache_folder() -> Path:
+    """Return the farm's folder in the user's cache: below `$XDG_CACHE_HOME`, or `~/.cache`."""
     base = os.environ.get("XDG_CACHE_HOME")
     return (Path(base) if base else Path.home() / ".cache") / "farm"
 
@@ -291,6 +298,9 @@ def _local_models() -> Iterator[ModelInfo]:
         folders = {index.parent for index in base.rglob(INDEX)}
         for folder in sorted(folders):
             yield _describe(_reference_below(base, folder), kind="folder", path=folder)
+        for index in sorted(base.rglob(ONNX_INDEX)):
+            folder = index.parent
+            yield _describe(_reference_below(base, folder), kind="onnx", path=folder)
         for file in sorted(base.rglob("*.safetensors")):
             if folders.isdisjoint(file.parents):
                 yield _describe(_reference_below(base, file), kind="file", path=file)

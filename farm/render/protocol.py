@@ -24,7 +24,7 @@ from dataclasses import dataclass, fields
 from types import MappingProxyType
 from typing import Protocol, runtime_checkable
 
-from farm.errors import InputError, MissingLibraryError, ModelError, suggest
+from farm.errors import InputError, MissingLibraryError, suggest
 from farm.task import PipelineKey, RenderResult, TaskSpec
 
 
@@ -117,24 +117,21 @@ class RendererFactory(Protocol):
 BACKENDS: Mapping[str, str] = MappingProxyType(
     {
         "diffusers": "farm.render.pipelines:open_pipeline_renderer",
+        "onnx": "farm.render.lane.onnx_renderer:open_onnx_renderer",
         "pattern": "farm.render.pattern:open_pattern_renderer",
         "torch": "farm.render.lane.renderer:open_torch_renderer",
     }
 )
 """Entry point of every backend this version has, by the name job files use."""
 
-_NOT_YET: Mapping[str, str] = MappingProxyType(
-    {
-        "onnx": "the lane on ONNX Runtime",
-    }
-)
-"""Backends whose names are reserved, and what they will be."""
-
 _INSTALL: Mapping[str, str] = MappingProxyType(
-    dict.fromkeys(
-        ("accelerate", "diffusers", "huggingface_hub", "safetensors", "torch", "transformers"),
-        "pip install '.[torch]' in the farm's folder",
-    )
+    {
+        **dict.fromkeys(
+            ("accelerate", "diffusers", "huggingface_hub", "safetensors", "torch", "transformers"),
+            "pip install '.[torch]' in the farm's folder",
+        ),
+        **dict.fromkeys(("filelock", "onnxruntime"), "pip install '.[onnx]' in the farm's folder"),
+    }
 )
 
 
@@ -166,11 +163,6 @@ def open_renderer(
 def _entry_point_of(backend: str) -> str:
     if entry_point := BACKENDS.get(backend):
         return entry_point
-    if promise := _NOT_YET.get(backend):
-        raise ModelError(
-            f"backend '{backend}' ({promise}) is not part of this version",
-            hint="use `backend: diffusers`, which renders the same models",
-        )
     known = ", ".join(sorted(BACKENDS))
     raise InputError(
         f"unknown backend '{backend}'; the backends are {known}", hint=suggest(backend, BACKENDS)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 from rich.console import Group, RenderableType
@@ -129,6 +129,47 @@ def models_view(models: Sequence[ModelInfo]) -> RenderableType:
         "put your own below models/ or $FARM_MODELS"
     )
     return Group(table, "", Text(note, style="dim"))
+
+
+# --- ONNX bundles -------------------------------------------------------------------------------
+
+
+def print_export(report: Mapping[str, Any]) -> None:
+    """Print what an export made: its parity with torch, and what it weighs."""
+    present(export_view(report))
+
+
+def export_view(report: Mapping[str, Any]) -> RenderableType:
+    """Return the report of an export, for a terminal: the worst of each component's outputs."""
+    size = f"{report['folder']}: {data_size(report['bytes'])} in {report['seconds']:.0f} s"
+    parity = report["parity"]
+    if parity is None:
+        return Group("not proven: this machine cannot run these graphs", size)
+    table = list_table(
+        "component", "output", "largest difference", "mean", "accepted",
+        right=("largest difference", "mean", "accepted"),
+    )  # fmt: skip
+    worst: dict[tuple[str, str], Mapping[str, Any]] = {}
+    for one in parity["components"]:
+        key = (one["component"], one["output"])
+        if key not in worst or one["max_abs"] > worst[key]["max_abs"]:
+            worst[key] = one
+    for one in worst.values():
+        accepted = f"{one['tolerance']:.1e}" if one["tolerance"] else "reported only"
+        numbers = (f"{one['max_abs']:.1e}", f"{one['mean_abs']:.1e}", accepted)
+        table.add_row(one["component"], one["output"], *numbers)
+    images = parity["images"]
+    pictures = (
+        f"{len(images)} pictures against torch: PSNR {_decibels(parity['worst_psnr'])} at worst, "
+        f"{_decibels(parity['mean_psnr'])} over all; SSIM "
+        f"{min(image['ssim'] for image in images):.4f} at worst"
+    )
+    page = f"side by side: {place(report['folder'] + '/report/index.html')}"
+    return Group(table, "", pictures, size, page)
+
+
+def _decibels(value: float | None) -> str:
+    return "without end (equal)" if value is None else f"{value:.1f} dB"
 
 
 # --- findings -----------------------------------------------------------------------------------

@@ -121,7 +121,6 @@ def test_a_good_job_has_no_problems() -> None:
         # names of things
         ("matrix: {sampler: eulr}", "1:19: unknown sampler 'eulr' (did you mean 'euler'?)"),
         ("matrix: {schedule: karas}", "1:20: unknown sigma schedule 'karas' (did you mean"),
-        ("backend: onnx", "1:10: 'backend' 'onnx' is not available in this version"),
         ("backend: tensorrt", "1:10: 'backend' must be one of"),
         ("model: builtin:spritez", "1:8: 'model' names no builtin model ('builtin:spritez')"),
         ("model: old.ckpt", "1:8: 'model' names a pickle ('old.ckpt')"),

@@ -103,7 +103,7 @@ def test_what_is_not_there_says_where_it_was_looked_for(monkeypatch: pytest.Monk
 
 def test_a_folder_without_an_index_is_no_model(folder: Path) -> None:
     (folder / "model_index.json").unlink()
-    with pytest.raises(ModelError, match=r"holds no model_index\.json"):
+    with pytest.raises(ModelError, match=r"holds neither model_index\.json nor"):
         resolve_model(str(folder))
 
 

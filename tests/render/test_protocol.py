@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from farm.errors import InputError, MissingLibraryError, ModelError
+from farm.errors import InputError, MissingLibraryError
 from farm.render import BACKENDS, Renderer, open_renderer
 from farm.task import Failed, FailureKind, PipelineKey, RenderResult, TaskSpec
 
@@ -62,12 +62,6 @@ def test_an_entry_point_takes_the_place_of_the_backend() -> None:
         del sys.modules["a_test_of_the_engine"]
     assert isinstance(renderer, EverythingFails)
     assert renderer.opened_with == (key_of("diffusers"), "cuda:1", 3)
-
-
-@pytest.mark.parametrize("backend", ["onnx"])
-def test_a_backend_that_is_yet_to_come_is_refused_by_name(backend: str) -> None:
-    with pytest.raises(ModelError, match=f"backend '{backend}' .* is not part of this version"):
-        open_renderer(key_of(backend))
 
 
 def test_an_unknown_backend_gets_a_suggestion() -> None:

@@ -61,11 +61,17 @@ class StableDiffusion:
         """Return the height and width in pixels that `task` asks for, or the model's own."""
         height = task.height or self._model.own_height
         width = task.width or self._model.own_width
-        unit = self._model.pixels_per_latent
+        unit = self._model.side_unit or self._model.pixels_per_latent
         if height % unit or width % unit:
             raise Refusal(
                 f"this model makes pictures whose sides are multiples of {unit} pixels, "
                 f"not {width} x {height}"
+            )
+        sizes = self._model.sizes
+        if sizes and (height, width) not in sizes:
+            made_for = ", ".join(f"{width} x {height}" for height, width in sizes)
+            raise Refusal(
+                f"these networks were exported for pictures of {made_for}, not {width} x {height}"
             )
         return height, width
 

@@ -217,3 +217,7 @@ class ModelDescription:
     """Per channel, of models that normalise their latents; both or neither."""
     zero_empty_negative: bool = False
     """An absent negative prompt is zeros instead of an encoded empty text."""
+    side_unit: int | None = None
+    """Pixels that sides must be multiples of, where whole latents are not enough."""
+    sizes: tuple[tuple[int, int], ...] = ()
+    """Heights and widths in pixels that the networks were made for; empty for any."""

@@ -1,0 +1,56 @@
+"""Backend `onnx`: the lane of backend `torch`, with ONNX Runtime running the networks.
+
+Same tables, same noise, same guidance, same sharing: what differs is who multiplies the matrices.
+"""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from farm.errors import ModelError
+from farm.render.exporting import bundle_of
+from farm.render.lane.families import join
+from farm.render.lane.onnx_runtime import (
+    CUDA_GRAPH_VARIABLE,
+    PROVIDER_VARIABLE,
+    OnnxRuntime,
+    choose_provider,
+    describe_bundle,
+)
+from farm.render.lane.renderer import LaneRenderer
+from farm.render.loading import quieten
+from farm.render.protocol import Renderer
+from farm.task import PipelineKey
+
+
+def open_onnx_renderer(key: PipelineKey, *, device: str, threads: int | None) -> Renderer:
+    """Open a model's ONNX bundle; entry point of backend `onnx`. See `open_renderer`.
+
+    A model that is no bundle is exported on first use; see `farm.render.exporting`.
+    """
+    quieten()
+    provider = choose_provider(device, wanted=os.environ.get(PROVIDER_VARIABLE) or None)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    bundle = bundle_of(key.model, dtype=_dtype(key.dtype, provider.device), threads=threads)
+    runtime = OnnxRuntime(
+        bundle,
+        provider=provider,
+        threads=threads,
+        cuda_graph=os.environ.get(CUDA_GRAPH_VARIABLE) == "1",
+    )
+    return LaneRenderer(join(describe_bundle(bundle), runtime))
+
+
+def _dtype(choice: str, device: torch.device) -> str:
+    """Return what the networks are to compute in: `auto` is float16 on a GPU, as everywhere."""
+    if choice == "auto":
+        return "float16" if device.type == "cuda" else "float32"
+    if choice == "bfloat16" or (choice == "float16" and device.type != "cuda"):
+        raise ModelError(
+            f"backend onnx does not compute in {choice} on {device.type}",
+            hint="use dtype auto or float32; on a CPU a bundle made with --quantize is faster",
+        )
+    return choice

@@ -1,0 +1,173 @@
+"""A bundle is read whole and unaltered, or not at all; and it is written whole, or not at all."""
+
+from __future__ import annotations
+
+import json
+import resource
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from export_onnx.saving import drafting, write_index
+from farm.errors import ModelError, OutputError
+from farm.render import open_renderer
+from farm.render.models import ONNX_INDEX, list_models, resolve_model
+from farm.render.onnx_bundle import OnnxBundle, open_bundle
+from farm.task import PipelineKey
+
+pytestmark = [pytest.mark.xdist_group("onnx"), pytest.mark.timeout(900)]
+
+
+@pytest.fixture
+def copy(tiny_bundle: OnnxBundle, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny_bundle.folder, tmp_path / "bundle"))
+
+
+def rewrite(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    index = json.loads((folder / ONNX_INDEX).read_text())
+    change(index)
+    (folder / ONNX_INDEX).write_text(json.dumps(index))
+
+
+def test_a_copy_is_the_same_bundle(tiny_bundle: OnnxBundle, copy: Path) -> None:
+    opened = open_bundle(copy)
+    assert opened.model == tiny_bundle.model
+    assert opened.model_sha256 == tiny_bundle.model_sha256
+    assert set(opened.components) == {"text_encoder", "unet", "vae_decoder", "vae_encoder"}
+
+
+def test_the_index_vouches_for_every_file(copy: Path) -> None:
+    named = set(json.loads((copy / ONNX_INDEX).read_text())["files"])
+    there = {path.relative_to(copy).as_posix() for path in copy.rglob("*") if path.is_file()}
+    assert there - named == {ONNX_INDEX}
+
+
+def test_a_newer_format_is_refused(copy: Path) -> None:
+    rewrite(copy, lambda index: index.update(format=2))
+    with pytest.raises(ModelError, match=r"format 2, and this farm reads up to 1") as caught:
+        open_bundle(copy)
+    assert "farm" in str(caught.value.note)
+
+
+@pytest.mark.parametrize("name", ["unet/model.onnx", "tokenizer/tokenizer_config.json"])
+def test_a_missing_file_is_named(copy: Path, name: str) -> None:
+    (copy / name).unlink()
+    with pytest.raises(ModelError, match=f"{name} is missing"):
+        open_bundle(copy)
+
+
+def test_a_longer_file_is_named(copy: Path) -> None:
+    with (copy / "unet/model.onnx").open("ab") as file:
+        file.write(b"\0")
+    with pytest.raises(ModelError, match=r"unet/model\.onnx has [\d,]+ bytes instead of"):
+        open_bundle(copy)
+
+
+def test_one_altered_byte_is_found(copy: Path) -> None:
+    path = copy / "vae_decoder/model.onnx"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(ModelError, match=r"vae_decoder/model\.onnx has been altered"):
+        open_bundle(copy)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda index: index.pop("opset"),
+        lambda index: index.update(format="one"),
+        lambda index: index["components"]["unet"].update(file="../elsewhere.onnx"),
+        lambda index: index["files"].pop("unet/model.onnx"),
+        lambda index: index.update(files=["unet/model.onnx"]),
+    ],
+)
+def test_an_index_that_makes_no_sense_is_refused(
+    copy: Path, change: Callable[[dict[str, Any]], object]
+) -> None:
+    rewrite(copy, change)
+    with pytest.raises(ModelError, match=f"{ONNX_INDEX} cannot be read"):
+        open_bundle(copy)
+
+
+def test_a_folder_without_an_index_is_no_bundle(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="is no ONNX bundle"):
+        open_bundle(tmp_path)
+
+
+def test_models_lists_it_as_a_job_names_it(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FARM_MODELS", str(copy.parent))
+    [found] = [model for model in list_models() if model.kind == "onnx"]
+    assert resolve_model(found.reference).path == copy
+    assert found.size > 0
+
+
+@pytest.mark.parametrize("backend", ["diffusers", "torch"])
+def test_other_backends_say_who_renders_it(copy: Path, backend: str) -> None:
+    with pytest.raises(ModelError, match="which backend onnx renders"):
+        open_renderer(PipelineKey(backend, str(copy), "float32"), device="cpu", threads=1)
+
+
+# --- writing ------------------------------------------------------------------------------------
+
+
+def test_a_draft_becomes_the_folder(tmp_path: Path) -> None:
+    with drafting(tmp_path / "new") as draft:
+        (draft / "file").write_text("content")
+        assert not (tmp_path / "new").exists()
+    assert (tmp_path / "new" / "file").read_text() == "content"
+    assert [path.name for path in tmp_path.iterdir()] == ["new"]
+
+
+def test_what_is_there_is_not_touched(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("precious")
+    with pytest.raises(OutputError, match="something at this place"), drafting(tmp_path):
+        pytest.fail("the block must not run")
+    assert (tmp_path / "file").read_text() == "precious"
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ModelError("missed")])
+def test_nothing_half_written_stays(tmp_path: Path, error: BaseException) -> None:
+    with pytest.raises((KeyboardInterrupt, ModelError)):
+        _write_half(tmp_path / "new", error)
+    assert not list(tmp_path.iterdir())
+
+
+def _write_half(folder: Path, error: BaseException) -> None:
+    with drafting(folder) as draft:
+        (draft / "file").write_text("half")
+        raise error
+
+
+def test_a_full_disk_leaves_nothing(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        with pytest.raises(OutputError, match="cannot be written") as caught:
+            _write_too_much(tmp_path / "new", hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "nothing is left" in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def _write_too_much(folder: Path, hard: int) -> None:
+    with drafting(folder) as draft:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+        (draft / "graph").write_bytes(bytes(2000))
+
+
+def test_what_a_killed_export_left_is_swept(tmp_path: Path) -> None:
+    (tmp_path / ".new.draft-abc").mkdir()
+    with drafting(tmp_path / "new"):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["new"]
+
+
+def test_an_index_is_written_twice_without_naming_itself(tmp_path: Path) -> None:
+    (tmp_path / "one").write_text("1")
+    write_index(tmp_path, {})
+    write_index(tmp_path, {})
+    assert list(json.loads((tmp_path / ONNX_INDEX).read_text())["files"]) == ["one"]
