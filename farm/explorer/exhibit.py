@@ -255,7 +255,8 @@ def _columns(catalog: pa.Table, space: TaskSpace | None, *, rated: bool) -> Iter
         column = catalog[name]
         if pa.types.is_dictionary(column.type):
             column = column.cast(column.type.value_type)
-        if column.null_count == len(column) and not (rated and name in CHOICES.names):
+        is_kept = name == "status" or (rated and name in CHOICES.names)
+        if column.null_count == len(column) and not is_kept:
             continue  # it says nothing of any row
         make = functools.partial(PageColumn, name=name, group=_group(name), doc=_doc(name))
         kind, levels, values = _coded(name, column, space)

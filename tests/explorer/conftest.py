@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -34,7 +35,8 @@ matrix:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep the tests that need the browser in one process: it is started once."""
     for item in items:
-        if "page" in getattr(item, "fixturenames", ()):
+        is_here = item.path.parent == Path(__file__).parent
+        if is_here and "page" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.xdist_group("browser"))
 
 

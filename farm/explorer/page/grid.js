@@ -336,6 +336,8 @@
       if (layout.y) corner.append(element("span", { class: "axis-y" }, `${layout.y.label} ↓`));
     }
     $("nothing").hidden = rows.length > 0;
+    $("nothing-text").textContent = farm.rows ? "Nothing matches." : "Nothing has been rendered yet.";
+    $("clear").hidden = farm.rows === 0;
     farm.shownRows = rows;
     farm.cellSize = shape.size;
     farm.scale = scale;

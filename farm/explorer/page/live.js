@@ -54,6 +54,7 @@
 
   farm.startLive = () => {
     farm.drawnRows = farm.rows;
+    document.body.classList.add("served");
     const stream = new EventSource("events");
     const dot = farm.element("span", { class: "dot", title: "live" });
     document.getElementById("title").after(dot);
