@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import io
 import re
 from collections.abc import Callable
@@ -324,6 +325,26 @@ def test_a_script_that_the_bundled_typeface_lacks_changes_no_other_text() -> Non
         parts = sum(measure(part, 20, Style.LABEL) for part in ("a ", script, " b"))
         assert whole == pytest.approx(parts, abs=1.0)
         assert measure(script, 20, Style.LABEL) > 0
+
+
+def test_cjk_is_written_where_the_machine_has_a_font_for_it() -> None:
+    from PIL import ImageFont
+
+    for name in ("NotoSansCJK-Regular.ttc", "wqy-microhei.ttc", "PingFang.ttc", "msyh.ttc"):
+        with contextlib.suppress(OSError):
+            ImageFont.truetype(name, 16)
+            break
+    else:
+        pytest.skip("no CJK font on this machine")
+
+    def inked(title: str) -> Pixels:
+        grid = Grid(title=title, columns=("",), rows=("",), tile=(8, 8))
+        return np.asarray(paint(lay_out(grid, measure), {}))
+
+    # An empty box would look the same for every character.
+    assert (
+        inked("\N{CJK UNIFIED IDEOGRAPH-5263}") != inked("\N{CJK UNIFIED IDEOGRAPH-9F8D}")
+    ).any()
 
 
 def test_a_character_outside_the_typeface_is_taken_from_a_font_of_the_system() -> None:
