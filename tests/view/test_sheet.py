@@ -364,7 +364,7 @@ def test_pictures_of_a_cell_are_sorted_too(
 def test_a_measured_column_becomes_an_axis_of_ranges(
     task: MakeTask, make_output: MakeOutput, tmp_path: Path
 ) -> None:
-    tasks = [task(prompt="an apple", seed=seed) for seed in range(40)]
+    tasks = [task(prompt="an apple", seed=seed) for seed in range(20)]
     output = make_output(tasks, facts=facts_of)
     [file] = make_sheet(output, x="brightness", out=tmp_path / "s.png")
     sheet = read(file)
