@@ -278,6 +278,14 @@ def query(
         str | None, typer.Option(help="Keep the SQL in the output as a view.", metavar="NAME")
     ] = None,
     views: Annotated[bool, typer.Option("--views", help="List the views there are.")] = False,
+    compare: Annotated[
+        str | None,
+        typer.Option(
+            help="Add columns psnr and ssim: how far each picture is from the same cell with this "
+            "value, such as backend=torch.",
+            metavar="COLUMN=VALUE",
+        ),
+    ] = None,
 ) -> None:
     """Ask the catalog: DuckDB SQL over one row per finished task.
 
@@ -291,7 +299,7 @@ def query(
         queries.print_table(queries.list_views(output), format_=format_)
         return
     wanted = [name.strip() for name in columns.split(",")] if columns else None
-    table = queries.query(output, sql, where=where, columns=wanted, limit=limit)
+    table = queries.query(output, sql, where=where, columns=wanted, limit=limit, compare=compare)
     queries.print_table(table, format_=format_)
 
 

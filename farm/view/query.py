@@ -84,6 +84,20 @@ class Catalog:
 
         return CatalogFrame(self.table.to_pandas())
 
+    def compare(self, column: str, to: str) -> Catalog:
+        """Return the catalog with the columns `psnr` and `ssim`, from a look at every picture.
+
+        They say how far a picture is from its counterpart: the same cell whose `column` is `to`, as
+        in `compare("backend", "torch")`. Null where there is none.
+
+        Raises:
+            InputError: there is no such column, or nothing rendered has that value.
+        """
+        from farm.view.compare import add_differences
+
+        compared = add_differences(self.table, url=self.url, column=column, value=to)
+        return Catalog(url=self.url, table=compared)
+
     def _repr_html_(self) -> str | None:
         return self.to_pandas()._repr_html_()  # type: ignore[operator,no-any-return]
 
@@ -183,13 +197,15 @@ def query(
     where: str | None = None,
     columns: Sequence[str] | None = None,
     limit: int | None = None,
+    compare: str | None = None,
 ) -> pa.Table:
     """Return the answer to a question about the catalog of `output`.
 
     `where` is a SQL expression (`guidance_scale > 6 and sampler = 'ddim'`) that leaves out rows
     before `sql` sees them. Without `sql`, the answer is those rows, with `columns` if any are
     named. `limit` cuts the answer, not the rows it is computed from. `sql` may name a view, one of
-    `VIEWS` or a saved one, and SQL may ask views as it asks the table.
+    `VIEWS` or a saved one, and SQL may ask views as it asks the table. `compare` is `column=value`:
+    the catalog gains `psnr` and `ssim`, as `Catalog.compare` has them.
 
     Raises:
         OutputError: there is no readable output at `output`.
@@ -206,6 +222,11 @@ def query(
             **{name: View(sql=text, doc=SAVED) for name, text in _saved(store).items()},
         },
     )
+    if compare is not None:
+        from farm.view.compare import parse_against
+
+        column, value = parse_against(compare)
+        return question.answer(read_catalog(store).compare(column, value).table)
     if needed := question.reads():
         # Most questions need a few of some forty columns. Should this one be wrong after all, the
         # whole catalog is asked, for an error that knows all columns.
