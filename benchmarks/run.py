@@ -48,6 +48,7 @@ SCRIPTS = (
     Script("engine_overhead", "--images 400"),
     Script("tables", "--quick"),
     Script("lane", "--quick"),
+    Script("onnx_runtime", "--quick"),
     Script("looks", "--tries 3"),
     Script("sheet", "--columns 4 --rows 3"),
     Script("explorer", "--images 40 --rows 2000"),
@@ -56,7 +57,7 @@ SCRIPTS = (
 QUICK_LIMIT_S = 240.0
 SAID_LINES = 12
 """Lines of a failed script's talk that are shown."""
-LIBRARIES = ("torch", "diffusers", "ray", "pyarrow", "duckdb", "pillow")
+LIBRARIES = ("torch", "diffusers", "onnxruntime-gpu", "ray", "pyarrow", "duckdb", "pillow")
 
 
 def machine() -> str:
