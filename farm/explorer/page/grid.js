@@ -9,7 +9,7 @@
   const GROUP_GAP = 18;
   const BAND = 26;
   const CAPTION = 36;
-  const TILE = 22; // no picture is smaller than this
+  const TILE = 40; // nobody can judge a smaller picture; more in a cell are counted
   const MOST_PIXELS = 15_000_000; // Firefox lays out no box larger than 17.8 million pixels
 
   const { element } = farm;
