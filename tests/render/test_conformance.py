@@ -26,8 +26,12 @@ class Backend:
     impossible: TaskSpec | None
 
 
+EXPORTED = [pytest.mark.xdist_group("onnx"), pytest.mark.timeout(900)]
+"""Exported once a session, in the process of the tests of ONNX bundles."""
 BACKENDS = [
     "pattern", "diffusers", "diffusers-xl", "diffusers-flow", "torch", "torch-xl",
+    pytest.param("onnx", marks=EXPORTED),
+    pytest.param("onnx-xl", marks=[*EXPORTED, pytest.mark.slow]),
 ]  # fmt: skip
 
 
