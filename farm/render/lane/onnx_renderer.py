@@ -41,7 +41,8 @@ def open_onnx_renderer(key: PipelineKey, *, device: str, threads: int | None) ->
         threads=threads,
         cuda_graph=os.environ.get(CUDA_GRAPH_VARIABLE) == "1",
     )
-    return LaneRenderer(join(describe_bundle(bundle), runtime))
+    remark = f"backend onnx renders on {provider}" if provider.instead_of else None
+    return LaneRenderer(join(describe_bundle(bundle), runtime), remark=remark)
 
 
 def _dtype(choice: str, device: torch.device) -> str:

@@ -99,14 +99,18 @@ class _Berth:
 class LaneRenderer:
     """A loaded model whose rows mix freely; see the module."""
 
-    def __init__(self, networks: Networks, *, is_sharing: bool = True) -> None:
+    def __init__(
+        self, networks: Networks, *, is_sharing: bool = True, remark: str | None = None
+    ) -> None:
         """Take over `networks`; closing the renderer closes them.
 
         Args:
             networks: a loaded model.
             is_sharing: ask the network equal questions once. Changes no picture; off is for tests
                 and measurements.
+            remark: what the person who runs the job should be told.
         """
+        self.remark = remark
         self._networks: Networks | None = networks
         self._is_sharing = is_sharing
         self._shapes: dict[tuple[int, int], _Shape] = {}
