@@ -44,6 +44,7 @@ ENCODED_AT_ONCE = 8
 PLAIN_VARIANTS = 8
 CAPTION_DROPOUT = 0.1
 
+REDRAWN = 1024
 REDRAWN_FROM = 0.3, 0.7
 REDRAW_STEPS, REDRAW_GUIDANCE = 4, 4.0
 """A redrawn picture starts from a time between these shares of all, and takes so many steps."""
@@ -115,13 +116,16 @@ def redraw(
     unet: Denoiser,
     seed: int,
 ) -> None:
-    """Let the denoiser redraw each encoded picture from a noisy version of it.
+    """Let the denoiser redraw some encoded pictures from noisy versions of them.
 
-    Writes ``redrawn.npy``, ``float16 [pictures, 8, 16, 16]``, in the scale of ``latents.npy`` and
-    with its shots: near enough to the pictures to say what was meant, and with the denoiser's own
-    mistakes. DDIM (Song et al., 2021) with guidance, from times of :data:`REDRAWN_FROM`.
+    Writes ``redrawn.npy``, ``float16 [pictures, 8, 16, 16]``, in the scale of ``latents.npy``, and
+    ``redrawn.json`` with its rows there: near enough to the pictures to say what was meant, and
+    with the denoiser's own mistakes. DDIM (Song et al., 2021) with guidance, from times of
+    :data:`REDRAWN_FROM`.
     """
     latents, shots, _ = read_latents(work)
+    rows = step_rng(seed, 0).permutation(len(shots))[:REDRAWN].tolist()
+    latents, shots = latents[rows], [shots[row] for row in rows]
     alphas: Tensor = new_scheduler().alphas_cumprod
 
     def levels(times: Tensor) -> tuple[Tensor, Tensor]:
@@ -157,13 +161,15 @@ def redraw(
     error = redrawn - latents.astype(np.float32)
     log.info("redrawn: mean square of the change %.3f", float(np.square(error).mean()))
     write_array(work / "redrawn.npy", redrawn.astype(np.float16))
+    write_json(work / "redrawn.json", {"rows": rows})
 
 
 def read_redrawn(work: Path) -> tuple[Tensor, list[Shot]]:
     """What :func:`redraw` wrote, as the decoder takes it: in the encoder's own scale."""
     _, shots, deviation = read_latents(work)
     redrawn = np.load(work / "redrawn.npy").astype(np.float32)
-    return torch.from_numpy(redrawn * deviation), shots
+    rows = json.loads((work / "redrawn.json").read_text("utf-8"))["rows"]
+    return torch.from_numpy(redrawn * deviation), [shots[row] for row in rows]
 
 
 def load_trained(work: Path, tokenizer: Tokenizer) -> tuple[TextEncoder, Denoiser]:
