@@ -50,8 +50,9 @@ def test_every_command_goes_on_from_the_one_before(
     run("denoiser", "--minutes", "0.01")
     run("redraw")
     redrawn, of_shots = denoiser.read_redrawn(work)
-    assert redrawn.shape == latents.shape
-    assert sorted(map(str, of_shots)) == sorted(map(str, shots))
+    assert redrawn.shape == (len(of_shots), *latents.shape[1:])
+    assert len(of_shots) == len(shots) // 2
+    assert set(of_shots) <= set(shots)
     before = autoencoder.load_trained(work)
     run("decoder", "--minutes", "0.01", "--subjects", "2")
     after = autoencoder.load_trained(work)
