@@ -209,8 +209,10 @@ class Lane:
         """
         started = time.perf_counter()
         chosen, asked = self._choose()
-        answers = self._ask(chosen, asked)
-        self._advance(chosen, asked, answers)
+        slots = self._slots(chosen)
+        held = self._registers.held[slots]
+        answers = self._ask(chosen, asked, held)
+        self._registers.held[slots, :-1] = self._advance(chosen, asked, answers, held)
         seconds = time.perf_counter() - started
         self._account(chosen, asked, seconds)
 
@@ -239,13 +241,16 @@ class Lane:
         return self._firsts.get(key, self._later.get(key))
 
     def _ask(
-        self, chosen: Sequence[Row], asked: dict[Key, tuple[int, Conditioning]]
+        self,
+        chosen: Sequence[Row],
+        asked: dict[Key, tuple[int, Conditioning]],
+        held: torch.Tensor,
     ) -> torch.Tensor:
         """Return the network's answers, float32 `[questions, values]`, in the order asked."""
         if not asked:
             return torch.zeros(0, self._registers.values, device=self.networks.device)
         places = [place for place, _ in asked.values()]
-        inputs = self._inputs(chosen)[self._indices(places)]
+        inputs = self._inputs(chosen, held)[self._indices(places)]
         sample = inputs.view(len(places), *self.shape)
         times = np.array(
             [chosen[place].program.timesteps[chosen[place].done] for place in places], np.float32
@@ -269,13 +274,12 @@ class Lane:
             self.tally.network_seconds += seconds
         return answers[0] if len(answers) == 1 else torch.cat(answers)
 
-    def _inputs(self, chosen: Sequence[Row]) -> torch.Tensor:
+    def _inputs(self, chosen: Sequence[Row], held: torch.Tensor) -> torch.Tensor:
         """Return the network's input for each row, `[rows, values]`."""
         registers, noises = self._registers.count, self._noises(chosen)
         coefficients = np.stack(
             [row.program.widened(registers, noises).inputs[row.done] for row in chosen]
         )
-        held = self._registers.held[self._slots(chosen)]
         return torch.bmm(self._sent(torch.from_numpy(coefficients))[:, None], held)[:, 0]
 
     def _advance(
@@ -283,15 +287,15 @@ class Lane:
         chosen: Sequence[Row],
         asked: dict[Key, tuple[int, Conditioning]],
         answers: torch.Tensor,
-    ) -> None:
-        """Apply to every chosen row its own step, and retire those that are finished."""
+        held: torch.Tensor,
+    ) -> torch.Tensor:
+        """Return every chosen row's next registers, and retire the rows that are finished."""
         found, places = self._find(chosen, asked, answers)
         output = self._guide(chosen, found, places)
         noises = self._noises(chosen)
         registers = self._registers.count
         steps = np.stack([row.program.widened(registers, noises).steps[row.done] for row in chosen])
-        slots = self._slots(chosen)
-        operands = [self._registers.held[slots, :-1], output[:, None]]
+        operands = [held[:, :-1], output[:, None]]
         if any(row.program.draws[row.done] for row in chosen):
             operands.append(self._fresh_noise(chosen, noises))
         else:
@@ -299,7 +303,6 @@ class Lane:
         after = torch.bmm(
             self._sent(torch.from_numpy(np.ascontiguousarray(steps))), torch.cat(operands, dim=1)
         )
-        self._registers.held[slots, :-1] = after
         for place, row in enumerate(chosen):
             keys = row.chain[row.done]
             row.done += 1
@@ -310,6 +313,7 @@ class Lane:
                 self._registers.give_back(row.slot)
         self.rows = [row for row in self.rows if not row.is_finished]
         self._alone = [row for row in self._alone if row not in chosen]
+        return after
 
     def _find(
         self,
