@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console, RenderableType
 
 from farm import grid, manifest, planner
-from farm.engine.events import RunReport
+from farm.engine.events import RunReport, WorkerSummary
 from farm.manifest import Job
 from farm.planner import Plan
 from farm.samplers import SAMPLERS, SIGMA_SCHEDULES
@@ -307,3 +307,22 @@ def test_findings_have_a_line_each_and_a_sum() -> None:
     assert "FAIL  disk" in text
     assert "next: make room" in text
     assert text.endswith("1 failing, 1 ok")
+
+
+def test_shared_work_and_where_the_time_went_are_told() -> None:
+    shares = {"network": 0.7, "fill": 0.001, "decoder": 0.1, "waiting": 0.199}
+    text = told(efficiency=0.8, shared_evaluations=1200, time_shares=shares)
+    assert "1,200 that another image had made already" in text
+    assert "network 70%, waiting 20%, decoder 10%" in text
+    assert "fill" not in text
+
+
+def test_several_workers_are_told_apart() -> None:
+    one = WorkerSummary(
+        worker="ray-1", node="alpha", device="cuda:0", rendered=1, seconds=9.0, efficiency=0.5
+    )
+    two = dataclasses.replace(one, worker="ray-2", rendered=9, efficiency=None)
+    assert "ray-1" not in told(workers=(one,))
+    text = told(workers=(one, two))
+    assert "1 image, efficiency 50% (cuda:0 of alpha)" in text
+    assert "9 images (cuda:0 of alpha)" in text
