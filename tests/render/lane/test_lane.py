@@ -112,6 +112,19 @@ def test_a_whole_prefix_is_shared_while_rows_are_equal() -> None:
     assert_as_expected(latents)
 
 
+def test_a_row_that_comes_later_is_given_the_answers_it_will_need() -> None:
+    """Two rows with equal questions, one tick apart all the way."""
+    renderer = LaneRenderer(SineNetworks())
+    task = TaskSpec(prompt="a", guidance_scale=3.0, num_inference_steps=6)
+    lane = renderer.berth(8, 8).lane
+    lane.admit(renderer.prepare(task))
+    lane.tick()
+    lane.admit(renderer.prepare(replace(task, guidance_rescale=0.0)))
+    while lane.rows:
+        lane.tick()
+    assert renderer.tally.executed == renderer.tally.shared == 2 * 6
+
+
 def test_a_row_without_guidance_never_asks_the_unconditional_side() -> None:
     networks = SineNetworks()
     finished(networks, [TaskSpec(prompt="a", guidance_scale=1.0, num_inference_steps=3)])
@@ -148,16 +161,17 @@ def test_a_small_lane_is_not_passed_over_forever() -> None:
     answered: list[int] = []
 
     def endless() -> Iterator[TaskSpec]:
-        yield TaskSpec(prompt="odd one", height=12, width=12, num_inference_steps=2)
         for seed in itertools.count():
             yield TaskSpec(prompt="a", seed=seed, height=8, width=8, num_inference_steps=1)
+            if seed == 20:
+                yield TaskSpec(prompt="odd one", height=12, width=12, num_inference_steps=2)
 
-    for result in LaneRenderer(SineNetworks()).render(endless()):
+    for result in LaneRenderer(SineNetworks(rows_that_fit=2)).render(endless()):
         assert isinstance(result, Rendered)
         answered.append(len(result.pixels))
         if answered[-1] == 12:
             break
-        assert len(answered) < 100_000
+        assert len(answered) < 2000
 
 
 # --- what goes wrong ----------------------------------------------------------------------------
