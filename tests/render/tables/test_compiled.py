@@ -75,8 +75,10 @@ def test_a_table_draws_what_diffusers_draws(entry: Sampler, prediction: str) -> 
 @pytest.mark.parametrize("steps", [1, 2, 3, 8, 20])
 @pytest.mark.parametrize("entry", SHARED, ids=lambda entry: entry.name)
 def test_a_table_draws_what_diffusers_draws_at_every_schedule(entry: Sampler, steps: int) -> None:
+    # diffusers' DPM2 takes a second to set up.
+    predictions = PREDICTIONS[:1] if entry.name.startswith("dpm2") else PREDICTIONS
     for schedule in entry.schedules:
-        for prediction in PREDICTIONS:
+        for prediction in predictions:
             check_parity(entry, schedule=schedule, steps=steps, prediction=prediction)
 
 
