@@ -17,7 +17,7 @@ FindVersion = Callable[[str], str | None]
 _OPTIONAL = {
     "torch": "rendering with backends torch and diffusers",
     "onnx": "backend onnx",
-    "sde": "sampler dpmpp_sde",
+    "sde": "sampler dpmpp_sde on backend diffusers",
     "plot": "farm plot",
     "s3": "outputs on s3://",
     "gcs": "outputs on gs://",

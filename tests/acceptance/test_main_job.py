@@ -302,9 +302,14 @@ def test_an_impossible_pair_has_the_place_of_its_schedule_or_else_of_its_sampler
     assert places == {f"{job_file}:12:29"}
 
 
-def test_a_pair_that_another_backend_can_do_says_so(farm: Farm, job_file: Path) -> None:
+def test_a_pair_that_another_backend_can_do_says_so_and_passes_there(
+    farm: Farm, job_file: Path
+) -> None:
     rewrite(job_file, "backend: pattern", "backend: diffusers")
     rewrite(job_file, "  seed: 1..3", "  sampler: [Euler a Karras, DPM++ 2S a]\n  seed: 1..3")
     told = farm("check", job_file)
     assert told.code == 2
     assert told.out.count("set backend: torch") == 2
+    rewrite(job_file, "backend: diffusers", "backend: torch")
+    told = farm("check", job_file)
+    assert told.code == 0, told.out
