@@ -248,7 +248,7 @@ def _ask(output: str, verb: Verb) -> None:
     if api.ask(output, verb):
         _say(f"asked to {verb}; a run looks for requests every few seconds")
     else:
-        _say(f"asked to {verb}, but nobody seems to be at work there")
+        _say(f"asked to {verb}, but no run seems to be at work there; farm submit JOB begins one")
 
 
 # --- what came out ------------------------------------------------------------------------------

@@ -344,6 +344,8 @@ class _Run:
     """By node, the suspects of each death there since a task was last finished there."""
     avoided: frozenset[str] = frozenset()
     """Nodes on which workers only ever die."""
+    node_names: dict[str, str] = field(default_factory=dict)
+    """What people call the nodes, by id."""
     paused_until: float = 0.0
     """While the store is given a rest."""
     is_paused: bool = False
@@ -420,7 +422,7 @@ class _Run:
         """Move workers away from the nodes to be avoided as soon as they hold nothing."""
         for name, worker in list(self.workers.items()):
             if worker.node_id in self.avoided and not worker.leases:
-                reason = f"node {worker.node_id} is avoided"
+                reason = f"node {self.node_names[worker.node_id]} is avoided"
                 yield from self.bury_worker(name, reason, blame=False)
                 self.executor.replace(name)
 
@@ -534,6 +536,7 @@ class _Run:
         match message:
             case WorkerUp():
                 node_id = message.node_id or message.node
+                self.node_names[node_id] = message.node
                 if node_id in self.avoided:
                     self.executor.replace(message.worker)
                     return
@@ -793,8 +796,8 @@ class _Run:
             self.avoided |= {node_id}
             self.executor.avoid(self.avoided)
             yield events.Notice(
-                message=f"node {node_id} is avoided: {len(deaths)} workers in a row died there, "
-                "and other nodes do well"
+                message=f"node {self.node_names[node_id]} is avoided: {len(deaths)} workers died "
+                "there in a row, and other nodes do well"
             )
 
     def read_estate(self, chunk: Chunk, *, blame: bool) -> _Estate:
