@@ -46,6 +46,7 @@ POLICY = Policy(
     deaths_alone=8,
     load_failures=8,
     store_faults=8,
+    fruitless_deaths=1000,
     stuck_least_s=60.0,
     stuck_unknown_s=120.0,
 )
