@@ -241,18 +241,15 @@ class Limit:
         self._budget_s = budget_s
         self.network = self.decoder = FOREVER
         self.batches = (1, 1)
-        self.measure(BATCHES)
+        self.measure()
 
-    def measure(self, batches: Sequence[int] | None = None) -> None:
-        """Measure again, by default at the best batch sizes only; what takes less counts.
+    def measure(self) -> None:
+        """Measure again, at every batch size; what takes less counts.
 
-        So a disturbance of one measurement does not pass for a slow network.
+        So a disturbance of one measurement neither passes for a slow network nor decides for good
+        which batch size is the best.
         """
-        found = [
-            cost_of_row(call, batches or (best,), self._budget_s)
-            for call, best in zip(self._calls, self.batches, strict=True)
-        ]
-        network, decoder = found
+        network, decoder = (cost_of_row(call, BATCHES, self._budget_s) for call in self._calls)
         self.batches = (best_of(network), best_of(decoder))
         self.network = self.network.least(network[self.batches[0]])
         self.decoder = self.decoder.least(decoder[self.batches[1]])
@@ -281,7 +278,7 @@ def cost_of_row(
             least = least.least(took * (1 / rows))
             spent, calls = spent + took.seconds, calls + 1
         found[rows] = least
-        if spent > budget_s or least.seconds > 1.3 * found[best_of(found)].seconds:
+        if spent > budget_s:
             break
     return found
 
