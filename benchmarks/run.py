@@ -1,8 +1,9 @@
 """Run every benchmark and keep what they said: `make bench`.
 
 Each script measures one claim, prints a table for people and one JSON line (the last line) for
-machines. The tables go to `benchmarks/RESULTS.md` under the date, the commit and the machine, so
-that no figure stands anywhere without the script and the run that made it.
+machines. The tables go to `benchmarks/RESULTS.md`, each under its date, commit and machine, so that
+no figure stands anywhere without the script and the run that made it. Running some scripts by name
+replaces their sections and leaves the others.
 
 A script that fails or takes too long is named, with the end of what it said, and the others still
 run. `--quick` runs every script on tiny sizes, to see that it works; its figures are not kept.
@@ -21,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -106,9 +108,31 @@ class Ran:
     failure: str | None = None
 
     def section(self) -> str:
-        """Return its section of the results."""
+        """Return its section of the results, without the heading."""
         failed = f"**{self.failure}**\n\n" if self.failure else ""
-        return f"## {self.name}\n\n{failed}```text\n{self.said.rstrip()}\n```\n"
+        return (
+            f"{dt.datetime.now(tz=dt.UTC):%Y-%m-%d}, commit {commit()}  \n"
+            f"{machine()}  \n{versions()}\n\n"
+            f"{failed}```text\n{self.said.rstrip()}\n```\n"
+        )
+
+
+HEAD = """# Results
+
+Written by `make bench`; what each figure means stands at the top of the script of that name.
+"""
+
+
+def keep(everything: Sequence[Ran], results: Path) -> None:
+    """Write the sections of `everything` into `results`, and leave those of other scripts."""
+    old = results.read_text(encoding="utf-8") if results.exists() else HEAD
+    sections = {
+        name: text for name, _, text in (part.partition("\n\n") for part in old.split("\n## ")[1:])
+    }
+    sections |= {ran.name: ran.section() for ran in everything}
+    known = [script.name for script in SCRIPTS if script.name in sections]
+    parts = (f"## {name}\n\n{sections[name].rstrip()}\n" for name in known)
+    results.write_text("\n".join((HEAD, *parts)), encoding="utf-8")
 
 
 def run(script: Script, *, quick: bool, limit_s: float) -> Ran:
@@ -178,15 +202,8 @@ def main() -> int:
             ran = run(script, quick=options.quick, limit_s=limit_s)
         everything.append(ran)
         print(ran.said.rstrip(), f"-- {ran.failure or 'done'}, {ran.seconds:.0f} s", sep="\n")
-    if not (options.names or options.quick):
-        head = (
-            "# Results\n\nWritten by `make bench`; what each figure means stands at the top of the "
-            "script of that name.\n\n"
-            f"{dt.datetime.now(tz=dt.UTC):%Y-%m-%d}, commit {commit()}  \n"
-            f"{machine()}  \n{versions()}\n"
-        )
-        sections = (ran.section() for ran in everything)
-        (HERE / "RESULTS.md").write_text("\n".join((head, *sections)), encoding="utf-8")
+    if not options.quick:
+        keep(everything, HERE / "RESULTS.md")
     broken = [f"{ran.name}: {ran.failure}" for ran in everything if ran.failure]
     if broken:
         print("\n".join(("", *broken)), file=sys.stderr)

@@ -58,6 +58,23 @@ def test_every_failure_is_named_and_every_other_script_runs(
     assert "**failed with exit code 1**" in results
 
 
+def test_a_script_run_by_name_replaces_its_own_section_and_no_other(
+    runner: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["run.py", "good", "broken"])
+    runner.main()
+    (tmp_path / "good.py").write_text("print('another table')")
+    monkeypatch.setattr(sys, "argv", ["run.py", "good"])
+    assert runner.main() == 0
+    results = (tmp_path / "RESULTS.md").read_text()
+    assert "another table" in results
+    assert "a table\n" not in results.replace("another table", "").replace("half a table", "")
+    assert "half a table" in results
+    assert [line for line in results.split("\n") if line.startswith("#")] == [
+        "# Results", "## broken", "## good",
+    ]  # fmt: skip
+
+
 def test_a_budget_ends_the_round_and_a_quick_one_keeps_nothing(
     runner: ModuleType,
     tmp_path: Path,
