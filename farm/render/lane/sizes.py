@@ -102,7 +102,8 @@ class BatchSize:
 
         The search ends when two sizes in a row gained nothing: one may have been disturbed.
         """
-        best = {rows: min(times) for rows, times in self._times.items() if times}
+        # Calls of other sizes, at a tail or before a refill, are nothing that could be settled for.
+        best = {rows: min(times) for rows, times in self._times.items() if _is_power_of_two(rows)}
         before = min((t for rows, t in best.items() if rows < self._current), default=None)
         pays = before is None or best[self._current] <= before * WORTH_IT
         self._in_vain = 0 if pays else self._in_vain + 1
@@ -112,9 +113,7 @@ class BatchSize:
             return
         # The smallest that is as good as the best: it drains sooner and takes less memory.
         fastest = min(best.values())
-        self._current = min(
-            rows for rows, t in best.items() if t * WORTH_IT <= fastest and _is_power_of_two(rows)
-        )
+        self._current = min(rows for rows, t in best.items() if t * WORTH_IT <= fastest)
         self._is_settled = True
 
 

@@ -44,6 +44,12 @@ def test_the_warm_up_does_not_count() -> None:
     assert size.times[2] == 1.0
 
 
+def test_a_fast_call_of_another_size_does_not_end_the_search_with_nothing() -> None:
+    size = BatchSize(largest=8)
+    size.record(3, 0.03)
+    assert settle(size, float) == 2
+
+
 def test_memory_bounds_the_search() -> None:
     size = BatchSize(largest=1024)
     while size.current < 16:
