@@ -114,7 +114,12 @@ def test_every_sampler_and_schedule_draws_what_the_pipeline_draws(
     decoded: list[torch.Tensor],
 ) -> None:
     model = {"sd": tiny_sd, "xl": tiny_sdxl}[family]
-    tasks = every_sampler(model, schedules="all", steps=20)
+    tasks = [
+        task
+        for task in every_sampler(model, schedules="all", steps=20)
+        # The scheduler that a model ships with need not have every schedule: both refuse then.
+        if task.sampler != "default" or task.sigma_schedule == "default"
+    ]
     oracle = renderer_of(model, "diffusers")
     assert_equal_pictures(tasks, renderer_of(model, "torch"), oracle, decoded)
 
