@@ -45,6 +45,10 @@ class Chunk:
     tasks: tuple[TaskSpec, ...]
     history: History = field(default_factory=History)
     """What these tasks have been through; the same for all of them."""
+    load_failures: int = 0
+    """How often the pipeline failed to load in this worker, as far as the driver had heard when it
+    leased the chunk. A worker that knows of one more answers the chunk untouched: it was leased in
+    ignorance of that failure, and another try is the driver's to order."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,7 +21,7 @@ import platform
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 
@@ -277,8 +277,13 @@ class _WorkerState:
     """The pipeline of its latest lease."""
     opened: PipelineKey | None = None
     """The pipeline of the latest task it finished."""
-    refused: set[PipelineKey] = field(default_factory=set)
-    """What failed to load there."""
+    load_failures: Counter[PipelineKey] = field(default_factory=Counter)
+    """What failed to load there, and how often."""
+
+    @property
+    def refused(self) -> set[PipelineKey]:
+        """What failed to load there."""
+        return set(self.load_failures)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -519,7 +524,7 @@ class _Run:
             suits = partial(self.suits, worker, key)
             chunk = self.workload.cut(key, workers=max(1, len(self.workers)), suits=suits)
             if chunk is not None:
-                return chunk
+                return replace(chunk, load_failures=worker.load_failures[key])
             unsuited.add(key)
 
     def suits(self, worker: _WorkerState, key: PipelineKey, history: History) -> bool:
@@ -618,7 +623,7 @@ class _Run:
         undone = tuple(chunk.tasks[index] for index in outcome.undone)
         match outcome.fault:
             case Fault(kind="load", message=message):
-                self.workers[worker].refused.add(chunk.key)
+                self.workers[worker].load_failures[chunk.key] += 1
                 yield from self.fail_to_load(chunk, undone, message)
             case Fault(kind="store", message=message):
                 yield from self.put_back(chunk, undone)

@@ -19,11 +19,12 @@ from __future__ import annotations
 import dataclasses
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 
 from farm.engine.chunks import (
     Chunk,
@@ -141,6 +142,7 @@ class Worker:
         self._journal = Journal(self._store.control, run=setup.run)
         self._renderer: Renderer | None = None
         self._key: PipelineKey | None = None
+        self._load_failures: Counter[PipelineKey] = Counter()
         self._past_effort: Effort | None = Effort()
         """Of the renderers before this one."""
 
@@ -235,6 +237,9 @@ class Worker:
 
     def _stream(self, chunk: Chunk) -> Iterator[None]:
         """Render `chunk`, and what follows it in the inbox as long as the stream can run on."""
+        if chunk.load_failures < self._load_failures[chunk.key]:
+            self._later(partial(self._return, chunk))
+            return
         lot = self._open(chunk)
         fault: Fault | None = None
         if not self._must_stop():
@@ -242,7 +247,7 @@ class Worker:
                 renderer = self._ensure_renderer(lot)
             except Exception as error:  # noqa: BLE001 - whatever a library raises while it loads
                 fault = Fault(kind="load", message=_explain(error))
-                self._return_unopened(chunk.key)
+                self._load_failures[chunk.key] += 1
             else:
                 feed = self._feed_one_by_one if chunk.history.alone else self._feed
                 message = "the renderer gave no answer for this task"
@@ -301,15 +306,6 @@ class Worker:
         lot.began = time.perf_counter()
         lot.load_seconds = lot.began - started
         return self._renderer
-
-    def _return_unopened(self, key: PipelineKey) -> None:
-        """Answer what waits for a pipeline that just failed to load, without another try here."""
-        with self._news:
-            waiting = [chunk for chunk in self._inbox if chunk.key == key]
-            for chunk in waiting:
-                self._inbox.remove(chunk)
-                everything = tuple(range(len(chunk.tasks)))
-                self._outbox.append(ChunkOutcome(chunk=chunk.id, undone=everything))
 
     def _effort(self) -> Effort | None:
         """Return what everything rendered so far took; None if part of it was not measured."""
@@ -562,6 +558,13 @@ class Worker:
         with self._news:
             del self._lots[lot.chunk.id]
             self._outbox.append(outcome)
+            self._news.notify_all()
+
+    def _return(self, chunk: Chunk) -> None:
+        """Answer a chunk of which nothing was begun, after the failure that it was to know of."""
+        with self._news:
+            everything = tuple(range(len(chunk.tasks)))
+            self._outbox.append(ChunkOutcome(chunk=chunk.id, undone=everything))
             self._news.notify_all()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -186,6 +187,22 @@ def test_a_pipeline_that_did_not_load_is_not_tried_again_for_the_chunk_that_wait
     assert outcomes["c1"].fault is not None
     assert (outcomes["c2"].fault, outcomes["c2"].undone) == (None, (0,))
     assert loads(bad) == 1
+
+
+def test_a_pipeline_that_did_not_load_is_tried_again_by_order_only(
+    worker: Worker, tmp_path: Path
+) -> None:
+    bad = tmp_path / "unloadable"
+    bad.mkdir()
+    worker.lease(_chunk("c1", bad, "fine"))
+    assert _outcomes(worker, 1)["c1"].fault is not None
+    # The driver cut this one before it heard of the failure, and it arrives after it.
+    worker.lease(_chunk("c2", bad, "fine", "fine"))
+    outcome = _outcomes(worker, 1)["c2"]
+    assert (outcome.fault, outcome.undone, loads(bad)) == (None, (0, 1), 1)
+    worker.lease(replace(_chunk("c3", bad, "fine"), load_failures=1))
+    assert _outcomes(worker, 1)["c3"].fault is not None
+    assert loads(bad) == 2
 
 
 def test_a_renderer_that_raises_makes_the_worker_spent_once_all_is_answered(
