@@ -1,9 +1,10 @@
 """What both trainings share: the optimiser, the schedule, the moving average and the loop.
 
 A run is a pure function of its seed but for one thing: the learning rate follows the share of the
-time budget that is used up, so that a run on a slower machine still ends at zero. The data of a
-step depend on the seed and the step's number alone; a resumed run sees what an uninterrupted one
-would have seen.
+budget of processor time that is used up, so that a run on a slower machine still ends at zero, and
+one that was stopped for an hour, or shared its cores, trains as much as one that was not. The data
+of a step depend on the seed and the step's number alone; a resumed run sees what an uninterrupted
+one would have seen.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ AVERAGE_DECAY = 0.999
 
 @dataclass(frozen=True)
 class Budget:
-    """How long a training may go on, all its runs together, and where its checkpoint lies."""
+    """Minutes of processor time, all cores and runs together, and where the checkpoint lies."""
 
     minutes: float
     seed: int
@@ -238,7 +239,7 @@ class Run:
 
     def advance(self, parts_of_step: Callable[[int], Sequence[Part]]) -> None:
         """Make one step."""
-        started = time.monotonic()
+        started = time.process_time()
         lr = self._lr * min(1.0, (self.step + 1) / WARM_UP_STEPS) * self._decay()
         for optimiser in self._optimisers:
             for group in optimiser.param_groups:
@@ -252,7 +253,7 @@ class Run:
         self.step += 1
         for name, value in losses.items():
             self.losses[name] = 0.98 * self.losses.get(name, value) + 0.02 * value
-        self.spent_s += time.monotonic() - started
+        self.spent_s += time.process_time() - started
 
     def save(self) -> None:
         """Write the checkpoint."""
