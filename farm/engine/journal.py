@@ -14,7 +14,7 @@ would be the same: tasks would be rendered at another pace.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -105,6 +105,18 @@ class Journal:
         """
         for name in self._control.names(_PREFIX):
             if everybody or name.startswith(self._own):
+                self._control.delete(name)
+
+    def tidy(self, have_rows: Callable[[Collection[bytes]], bool]) -> None:
+        """Delete the leases of other runs that name nothing but tasks that have rows.
+
+        Their workers, or the driver that wrote the rows, were killed before they could. Whoever is
+        alive there is about to delete the lease too.
+        """
+        for name in self._control.names(_PREFIX):
+            text = None if name.startswith(self._own) else self._control.read(name)
+            lease = _parse(text) if text is not None else None
+            if lease is not None and lease.digests and have_rows(lease.digests):
                 self._control.delete(name)
 
     def _name(self, chunk: str) -> str:

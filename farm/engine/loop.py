@@ -16,6 +16,7 @@ Memory is bounded by workers and chunks in flight, not by tasks.
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import platform
 import time
@@ -23,7 +24,6 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from functools import partial
 
 from farm.engine import events
 from farm.engine.chunks import (
@@ -158,6 +158,10 @@ def run(
             clock=clock,
             tally=tally,
         ).run()
+    else:
+        finished = functools.cache(store.finished)
+        with contextlib.suppress(StoreError):
+            Journal(store.control, run=0).tidy(lambda few: finished().has_all(few))
     seconds = clock() - started
     effort = tally.effort()
     failed = sum(tally.failures.values())
@@ -521,7 +525,7 @@ class _Run:
                 # A chunk that waits here could be rendered elsewhere, or this worker may be needed
                 # for another pipeline by the time it is free.
                 return None
-            suits = partial(self.suits, worker, key)
+            suits = functools.partial(self.suits, worker, key)
             chunk = self.workload.cut(key, workers=max(1, len(self.workers)), suits=suits)
             if chunk is not None:
                 return replace(chunk, load_failures=worker.load_failures[key])

@@ -15,7 +15,7 @@ import contextlib
 import json
 import os
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -41,6 +41,15 @@ class Finished:
     failed: catalog.Digests
     unreadable: tuple[str, ...] = ()
     """Files of the catalog that could not be read, and why: tasks in them are missing above."""
+
+    def has_all(self, digests: Collection[bytes]) -> bool:
+        """Whether every one of a few tasks has a row, rendered or failed."""
+        missing = set(digests)
+        for found in (self.rendered, self.failed):
+            for digest in tuple(missing):
+                if (found == np.frombuffer(digest, np.uint8)).all(axis=1).any():
+                    missing.remove(digest)
+        return not missing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

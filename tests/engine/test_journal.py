@@ -63,3 +63,14 @@ def test_a_run_that_ends_tidies_up_its_own_leases_or_everybodys(control: Control
 def test_a_damaged_lease_suspects_nobody(control: Control, text: str) -> None:
     control.write("leases/r00001-c1.json", text)
     assert Journal(control, run=2).left_behind() == {}
+
+
+def test_a_run_with_nothing_to_do_deletes_the_leases_whose_tasks_all_have_rows(
+    control: Control,
+) -> None:
+    Journal(control, run=1).note("c1", digests=[A, B], history=History())
+    Journal(control, run=1).note("c2", digests=[A], history=History())
+    Journal(control, run=2).note("c1", digests=[], history=History())
+    Journal(control, run=3).tidy({A}.issuperset)
+    assert sorted(control.names("leases/")) == ["leases/r00001-c1.json", "leases/r00002-c1.json"]
+    assert Journal(control, run=3).left_behind() == {A: 1, B: 1}

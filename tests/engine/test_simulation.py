@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, cast
 
+import numpy as np
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -38,7 +39,7 @@ from farm.engine.journal import Journal
 from farm.errors import StoreError
 from farm.manifest.job import Axis, Job
 from farm.planner import Plan
-from farm.store import CommittedFailure, Row, Store
+from farm.store import CommittedFailure, Finished, Row, Store
 from farm.task import FailureKind, PipelineKey, TaskSpec, pipeline_key, task_digest, task_id
 
 POLICY = Policy(
@@ -152,6 +153,16 @@ class World:
                 elif found.get(digest) != "rendered":
                     found[digest] = failure.kind
         return found
+
+    def finished(self) -> Finished:
+        winners = self.winners()
+        rendered = [digest for digest, what in winners.items() if what == "rendered"]
+        failed = [digest for digest, what in winners.items() if what != "rendered"]
+        return Finished(rendered=_rows(rendered), failed=_rows(failed))
+
+
+def _rows(digests: Sequence[bytes]) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    return np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 16)
 
 
 class SimulatedExecutor:
