@@ -32,10 +32,11 @@ THREADS: Final = min(8, os.cpu_count() or 1)
 """Pillow decodes, resizes and encodes outside the interpreter's lock, so threads do overlap."""
 
 _QUALITY = 85
-_METHOD = 1
-"""Effort of the WebP encoder. More is several times slower, for a tenth fewer bytes."""
-_SHARPNESS = 2.0
-"""How much larger than the thumbnail an image stays after the first, cheap reduction."""
+_METHOD = 0
+"""Effort of the WebP encoder. More is half as fast and slower, for a fiftieth fewer bytes."""
+_SHARPNESS = 1.0
+"""How much larger than the thumbnail an image stays after the first, cheap reduction by a whole
+factor. At 512 pixels that alone makes the thumbnail of 256, nine times faster than Lanczos."""
 _AHEAD = 4
 """Thumbnails in work or waiting to be taken, for each thread."""
 _LOG = logging.getLogger(__name__)
