@@ -16,25 +16,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from farm import grid
 from farm.grid import TaskSpace
 from farm.manifest.job import VAR_PREFIX, Job
 from farm.store import Store
 from farm.store.catalog import SCHEMA
 from farm.store.votes import CHOICES
-from farm.task import FIELDS, IDENTITY_TAG, Scalar, format_task_id
+from farm.task import FIELDS, Scalar
+from farm.view.missing import compare_with_job
 from farm.view.query import read_catalog
 
-MISSING: Final = "missing"
-"""`status` of a cell of the job that the catalog has no row for."""
-MOST_MISSING: Final = 20_000
-"""With more cells to do than this, the page shows what there is and tells the number."""
 _MOST_LEVELS = 20_000
 """A setting with more values than this is no axis; a page cannot list it."""
 _FEW_LEVELS = 64
@@ -141,15 +137,11 @@ def make_exhibit(
 
     With `rated`, the columns of votes are there before anybody voted.
     """
-    space = grid.expand(job) if job else None
-    places, lacking, unseen = _places(catalog, space)
-    if space is not None and lacking:
-        cells = _cells(space, lacking, job=job.name if job else "")
-        catalog = pa.concat_tables([catalog, cells], promote_options="permissive")
-        places = np.concatenate([places, np.array(lacking, np.float64)])
-    digests = _digits(catalog)
-    order = _order(digests, places, after)
-    catalog, places = catalog.take(pa.array(order)), places[order]
+    found = compare_with_job(catalog, job)
+    space = found.space
+    digests = _digits(found.table)
+    order = _order(digests, found.places, after)
+    catalog, places = found.table.take(pa.array(order)), found.places[order]
     digests = [digests[place] for place in order.tolist()]
     columns = tuple(_columns(catalog, space, rated=rated))
     axes = _independent(columns, _axis_order(columns, space))
@@ -162,56 +154,13 @@ def make_exhibit(
         axes=axes,
         x=x,
         y=y,
-        unseen=unseen,
+        unseen=found.unseen,
         table=catalog,
         versions=_versions(catalog),
     )
 
 
 # --- rows ---------------------------------------------------------------------------------------
-
-
-def _places(catalog: pa.Table, space: TaskSpace | None) -> tuple[Numbers, list[int], int]:
-    """Return each row's place in the job, the cells without a row, and how many of those are left.
-
-    The first cell of a task counts; a row of another job has no place (NaN).
-    """
-    places = np.full(catalog.num_rows, np.nan)
-    if space is None:
-        return places, [], 0
-    row_of = {text: row for row, text in enumerate(catalog["task_id"].to_pylist())}
-    lacking: dict[bytes, int] = {}
-    count = 0
-    for number, digest in _digests(space):
-        row = row_of.get(f"{IDENTITY_TAG}:{digest.hex()}")
-        if row is not None:
-            if np.isnan(places[row]):
-                places[row] = number
-        elif digest not in lacking:
-            count += 1
-            if len(lacking) <= MOST_MISSING:
-                lacking[digest] = number
-    if count > MOST_MISSING:
-        return places, [], count
-    return places, list(lacking.values()), 0
-
-
-def _digests(space: TaskSpace) -> Iterator[tuple[int, bytes]]:
-    for start, stop in space.blocks():
-        for number, digest in enumerate(space.digests(start, stop), start):
-            yield number, digest.tobytes()
-
-
-def _cells(space: TaskSpace, numbers: Sequence[int], *, job: str) -> pa.Table:
-    """Return rows for cells of the job: what they ask for, and that they are missing."""
-    rows = []
-    for number in numbers:
-        task = space[number]
-        digest = space.digests(number, number + 1)[0].tobytes()
-        row: dict[str, Any] = {"task_id": format_task_id(digest), "status": MISSING, "job": job}
-        row |= {name: getattr(task, name) for name in FIELDS}
-        rows.append(row | {VAR_PREFIX + name: value for name, value in task.vars.items()})
-    return pa.Table.from_pylist(rows)
 
 
 def _order(digests: Sequence[str], places: Numbers, after: Exhibit | None) -> Any:  # noqa: ANN401 - an array

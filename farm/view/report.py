@@ -27,10 +27,10 @@ from farm.store.files import open_files
 from farm.store.layout import SHEETS
 from farm.version import __version__
 from farm.view import status as states
+from farm.view.missing import MISSING
 from farm.view.publish import publish
 from farm.view.query import VIEWS, ask, show_value
 from farm.view.sheet import (
-    MISSING,
     Record,
     Table,
     choose_axes,

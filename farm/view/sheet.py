@@ -28,16 +28,16 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import pyarrow as pa
 from PIL import Image
 
-from farm import grid
 from farm.errors import InputError, suggest
 from farm.grid import TaskSpace
 from farm.manifest.job import VAR_PREFIX, SheetSettings
 from farm.store import Store
 from farm.store.files import open_files
 from farm.store.layout import SHEETS
-from farm.task import FIELDS, Scalar, format_task_id
+from farm.task import FIELDS, Scalar
 from farm.view import layout, paint
 from farm.view.layout import Grid, Group, Layout, Legend
+from farm.view.missing import MISSING, compare_with_job
 from farm.view.publish import publish
 from farm.view.query import ask, read_catalog, resolve_column
 from farm.view.thumbnails import SIZES, Thumbnails
@@ -45,9 +45,6 @@ from farm.view.typeface import measure
 
 if TYPE_CHECKING:
     import pandas as pd
-
-MISSING = "missing"
-"""`status` of a cell of the job that the catalog has no row for."""
 
 Record: TypeAlias = "dict[str, Any]"
 """One row of the table: column -> value."""
@@ -57,8 +54,6 @@ _NATURAL_EDGE = 512
 _MOST_TILES = 16
 """If a cell would hold more pictures than this, what varies most gets pages of its own."""
 _MOST_ROWS = 50_000
-_MOST_MISSING = 20_000
-"""With more cells to do than this, a sheet shows what there is and tells the number."""
 _MOST_VALUES = 1000
 """An axis with more values than this is no sheet any more."""
 _MOST_NUMBERS = 12
@@ -170,20 +165,17 @@ class Table:
     @classmethod
     def read(cls, store: Store, *, where: str | None) -> Table:
         """Return the table of an output."""
-        catalog = read_catalog(store).table
-        job = store.last_job()
-        space = grid.expand(job) if job else None
-        lacking = list(_lacking(space, catalog)) if space else []
-        unseen = len(lacking) if len(lacking) > _MOST_MISSING else 0
-        if space and not unseen:
-            catalog = pa.concat_tables(
-                [catalog, _cells(space, lacking, job=job.name if job else "")],
-                promote_options="permissive",
-            )
+        found = compare_with_job(read_catalog(store).table, store.last_job())
+        catalog = found.table
         names = list(dict.fromkeys(catalog["job"].to_pylist()))
         title = _SEPARATOR.join(names) if 0 < len(names) <= _MOST_NAMES else Path(store.url).name
         return cls._of(
-            catalog, where=where, title=title, space=space, unseen=unseen, place=store.url
+            catalog,
+            where=where,
+            title=title,
+            space=found.space,
+            unseen=found.unseen,
+            place=store.url,
         )
 
     @classmethod
@@ -294,26 +286,6 @@ def _sort_key(value: Any) -> tuple[int, Any]:  # noqa: ANN401 - any column
             return (0, value)
         case _:
             return (1, str(value))
-
-
-def _lacking(space: TaskSpace, catalog: pa.Table) -> Iterator[int]:
-    """Yield the numbers of the job's cells that have no row."""
-    known = set(catalog["task_id"].to_pylist())
-    for start, stop in space.blocks():
-        for number, digest in enumerate(space.digests(start, stop), start):
-            if format_task_id(digest.tobytes()) not in known:
-                yield number
-
-
-def _cells(space: TaskSpace, numbers: Sequence[int], *, job: str) -> pa.Table:
-    """Return rows for cells of the job: what they ask for, and that they are missing."""
-    rows = []
-    for number in numbers:
-        task = space[number]
-        row: Record = {name: getattr(task, name) for name in FIELDS}
-        row |= {VAR_PREFIX + name: value for name, value in task.vars.items()}
-        rows.append(row | {"status": MISSING, "job": job})
-    return pa.Table.from_pylist(rows)
 
 
 # --- axes ---------------------------------------------------------------------------------------
