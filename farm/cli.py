@@ -154,6 +154,9 @@ def submit(
     yes: Annotated[
         bool, typer.Option("--yes", "-y", help="Consent to a matrix above max_tasks.")
     ] = False,
+    log: Annotated[
+        bool, typer.Option(help="Keep what the run says in the output's `logs/`.")
+    ] = True,
     as_json: AsJson = False,
 ) -> None:
     """Render what the job describes and the output lacks.
@@ -164,7 +167,7 @@ def submit(
     from farm.view import progress, summary
 
     loaded = _load(job, overrides)
-    with progress.open_progress(as_json=as_json) as reader:
+    with progress.open_progress(as_json=as_json, log=log) as reader:
         report = api.submit(
             loaded,
             executor=executor,

@@ -22,7 +22,6 @@ from typing import Any, Final
 from farm.errors import InputError
 from farm.store import layout
 
-LOGS: Final = "logs"
 MOST_FILES: Final = 500
 LOG_TAIL_BYTES: Final = 64_000
 _SUFFIXES = frozenset({".yaml", ".yml"})
@@ -130,14 +129,13 @@ class Jobs:
         with self._lock:
             if any(run.output == output and run.process.poll() is None for run in self._runs):
                 raise InputError(f"a run into {output} was started from here and is still at work")
-            stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
-            folder = self._logs if "://" in output else self._folder / output / LOGS
+            folder = self._logs if "://" in output else self._folder / output / layout.LOGS
             folder.mkdir(parents=True, exist_ok=True)
-            log = folder / f"submit-{stamp}-{layout.slug(path.stem)}.log"
+            log = folder / Path(layout.log_file(datetime.now(UTC), job=path.stem)).name
             with log.open("xb") as sink:
                 process = subprocess.Popen(  # noqa: S603 - as above
-                    [*_FARM, "submit", *(["--retry-failed"] if retry_failed else []), "--",
-                     str(path)],
+                    [*_FARM, "submit", "--no-log", *(["--retry-failed"] if retry_failed else []),
+                     "--", str(path)],
                     cwd=self._folder,
                     stdin=subprocess.DEVNULL,
                     stdout=sink,

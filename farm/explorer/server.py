@@ -27,7 +27,7 @@ from farm.errors import FarmError, InputError, MissingLibraryError, StoreError
 from farm.explorer import chunks
 from farm.explorer.gallery import PAGE, SERVED_ONLY, page_files
 from farm.explorer.gate import COOKIE, HEADERS, LOOPBACK, Gate, Refusal, Welcome
-from farm.explorer.jobs import LOGS, Jobs, logs_of
+from farm.explorer.jobs import Jobs, logs_of
 from farm.explorer.live import Showing
 from farm.explorer.watching import overview
 from farm.store import Store, layout
@@ -71,7 +71,7 @@ class Explorer:
         self.thumbnails = Thumbnails(self.files)
         self.is_far = "://" in store.url
         self.showing = Showing(store, root="files/", served={"rater": rater})
-        self.logs = folder / LOGS if self.is_far else Path(store.url, LOGS)
+        self.logs = folder / layout.LOGS if self.is_far else Path(store.url, layout.LOGS)
         self.jobs = Jobs(folder, logs=self.logs)
         self.pages = {*page_files(), *SERVED_ONLY}
         self._listeners: set[asyncio.Event] = set()

@@ -10,7 +10,8 @@ control/runs/<number>       one file a run, created once
 control/jobs/<job>-<digest>.yaml   every resolved job that was ever submitted here
 control/leases/ requests/   what may be in flight; what people asked of a run
 control/reports/...         what each run did: counts, efficiency, where its time went
-sheets/ logs/               what views and workers write
+sheets/                     contact sheets
+logs/submit-<time>...log    what each submit said while it ran
 thumbnails/<size>/...       small copies of images, made when looked at; safe to delete
 tmp/                        half-written files; whatever is old in here is rubbish
 ```
@@ -24,6 +25,7 @@ from __future__ import annotations
 import hashlib
 import posixpath
 import re
+from datetime import UTC, datetime
 
 JOB = "job.yaml"
 IMAGES = "images"
@@ -34,6 +36,7 @@ CONTROL = "control"
 TMP = "tmp"
 THUMBNAILS = "thumbnails"
 SHEETS = "sheets"
+LOGS = "logs"
 RUNS = f"{CONTROL}/runs"
 JOBS = f"{CONTROL}/jobs"
 REPORTS = "reports"
@@ -55,6 +58,12 @@ def slug(text: str) -> str:
 def run_file(number: int) -> str:
     """Return the name whose creation claims run `number`."""
     return f"{RUNS}/{number:06d}"
+
+
+def log_file(when: datetime, *, job: str = "") -> str:
+    """Return the name of the log of a submit; names sort by time."""
+    stamp = when.astimezone(UTC).strftime("%Y%m%dT%H%M%S")
+    return f"{LOGS}/submit-{stamp}{'-' + slug(job) if job else ''}.log"
 
 
 def job_file(job: str, text: str) -> str:

@@ -8,13 +8,16 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self, TextIO
 
@@ -26,10 +29,12 @@ from rich.text import Text
 
 from farm.engine import events
 from farm.engine.events import Event
+from farm.store import layout
 from farm.view.words import clock_time, rate, rough_time, shorten
 
 Clock = Callable[[], float]
 """Seconds from anywhere, never backwards."""
+_LOG = logging.getLogger(__name__)
 
 
 # --- what there is to know ----------------------------------------------------------------------
@@ -226,6 +231,13 @@ class _Teller:
         return told and (told[0], _printable(told[1]))
 
 
+def _ending(report: events.RunReport) -> str:
+    left = f", {report.unfinished:,} left" if report.unfinished else ""
+    how = "interrupted" if report.interrupted else "finished"
+    took = clock_time(report.seconds)
+    return f"{how} after {took}: {report.rendered:,} rendered, {report.failed:,} failed{left}"
+
+
 def _failure(event: events.TaskFailed) -> str:
     return f"failed {event.task_id[:11]}, {event.kind}: {event.message}"
 
@@ -241,7 +253,7 @@ def _printable(text: str) -> str:
 class Reader(Protocol):
     """What is called with every event of a run, in order."""
 
-    def __call__(self, event: Event) -> None:
+    def __call__(self, event: Event, /) -> None:
         """Take note of one event."""
 
 
@@ -251,10 +263,18 @@ class PlainProgress:
     The pauses grow with the run, from five seconds to a minute, so a night's log stays short.
     """
 
-    def __init__(self, stream: TextIO, *, clock: Clock = time.monotonic) -> None:
+    def __init__(
+        self,
+        stream: TextIO,
+        *,
+        clock: Clock = time.monotonic,
+        stamp: Callable[[], str] = str,
+    ) -> None:
+        """Write to `stream`, each line after what `stamp` returns."""
         self._stream = stream
         self._view = RunView(clock=clock)
         self._teller = _Teller()
+        self._stamp = stamp
         self._last: float | None = None
 
     def __call__(self, event: Event) -> None:
@@ -275,8 +295,53 @@ class PlainProgress:
         return True
 
     def _write(self, text: str) -> None:
-        self._stream.write(text + "\n")
+        self._stream.write(f"{self._stamp()}{text}\n")
         self._stream.flush()
+
+
+class LoggedProgress:
+    """Another reader, and the same run as a log in its output's `logs/`, for whoever comes later.
+
+    Nothing is kept of a run that renders nothing, or whose output is not a local folder. A log that
+    cannot be written is no reason to end a run.
+    """
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+        self._file: TextIO | None = None
+        self._log: PlainProgress | None = None
+
+    def __call__(self, event: Event) -> None:
+        """Hand the event on, and write down what it says."""
+        self._reader(event)
+        try:
+            self._keep(event)
+        except OSError as error:
+            self._log = None
+            _LOG.info("the run's log is not kept: %s", error)
+
+    def close(self) -> None:
+        """End the log."""
+        if self._file is not None:
+            with suppress(OSError):
+                self._file.close()
+
+    def _keep(self, event: Event) -> None:
+        match event:
+            case events.RunStarted(output=output, to_render=to_render):
+                if to_render and "://" not in output:
+                    path = Path(output, layout.log_file(datetime.now(UTC)))
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    self._file = path.open("a", encoding="utf-8")
+                    self._log = PlainProgress(self._file, stamp=_now)
+            case events.RunFinished(report=report) if self._file is not None:
+                self._file.write(f"{_now()}{_ending(report)}\n")
+        if self._log is not None:
+            self._log(event)
+
+
+def _now() -> str:
+    return f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}  "
 
 
 class JsonProgress:
@@ -433,8 +498,21 @@ def _workers(view: RunView, *, room: int) -> Iterator[RenderableType]:
 
 
 @contextmanager
-def open_progress(*, as_json: bool = False) -> Iterator[Reader]:
-    """Give the reader that suits stderr: JSON lines, a live view on a terminal, or plain lines."""
+def open_progress(*, as_json: bool = False, log: bool = False) -> Iterator[Reader]:
+    """Give the reader that suits stderr: JSON lines, a live view on a terminal, or plain lines.
+
+    With `log`, the run's output keeps its plain lines too.
+    """
+    with _open_reader(as_json=as_json) as reader:
+        if not log:
+            yield reader
+            return
+        with closing(LoggedProgress(reader)) as logged:
+            yield logged
+
+
+@contextmanager
+def _open_reader(*, as_json: bool) -> Iterator[Reader]:
     if as_json:
         yield JsonProgress(sys.stderr)
         return

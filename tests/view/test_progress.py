@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -15,6 +17,7 @@ from farm.task import FailureKind, TaskId
 from farm.view.progress import (
     JsonProgress,
     LiveProgress,
+    LoggedProgress,
     PlainProgress,
     RunView,
     Speed,
@@ -34,7 +37,7 @@ class Clock:
         return self.now
 
 
-def started(to_render: int = 100, *, skipped: int = 0) -> events.RunStarted:
+def started(to_render: int = 100, *, skipped: int = 0, output: str = "/out") -> events.RunStarted:
     return events.RunStarted(
         tasks=to_render + skipped,
         done=skipped,
@@ -43,7 +46,7 @@ def started(to_render: int = 100, *, skipped: int = 0) -> events.RunStarted:
         executor="ray",
         workers=2,
         reason="ray: 2 workers, one for each GPU",
-        output="/out",
+        output=output,
     )
 
 
@@ -282,6 +285,36 @@ def test_plain_lines_are_few_and_hold_no_control_characters() -> None:
     assert "about" in lines[len(lines) // 2]
     text = stream.getvalue().replace("\n", "")
     assert text.isprintable()
+
+
+def test_a_run_leaves_its_log_in_its_output(tmp_path: Path) -> None:
+    shown: list[Event] = []
+    told = (started(output=str(tmp_path)), progress(rendered=2), failure("bad\x1b"), finished(2, 1))
+    with contextlib.closing(LoggedProgress(shown.append)) as reader:
+        for event in told:
+            reader(event)
+    assert shown == list(told)
+    [log] = (tmp_path / "logs").iterdir()
+    lines = log.read_text().splitlines()
+    assert {(line[10], line[19]) for line in lines} == {("T", "Z")}
+    assert "ray: 2 workers" in lines[0]
+    assert "error: failed t1:00000000, bad_output: bad" in log.read_text()
+    assert lines[-1].endswith("finished after 0:10: 2 rendered, 1 failed")
+
+
+@pytest.mark.parametrize(
+    ("output", "to_render"), [("memory://out", 9), ("/proc/nowhere", 9), ("here", 0)]
+)
+def test_a_run_without_a_log_is_told_all_the_same(
+    output: str, to_render: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shown: list[Event] = []
+    with contextlib.closing(LoggedProgress(shown.append)) as reader:
+        for event in (started(to_render, output=output), progress(), finished(2)):
+            reader(event)
+    assert len(shown) == 3
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_plain_lines_tell_a_kind_of_failure_only_so_often() -> None:
