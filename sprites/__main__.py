@@ -176,7 +176,7 @@ def _parser() -> argparse.ArgumentParser:
         )
     for name in ("autoencoder", "denoiser", "decoder"):
         made[name].add_argument(
-            "--minutes", type=float, required=True, help="of processor time, all cores and runs together"
+            "--minutes", type=float, required=True, help="of processor time, in all runs"
         )
         made[name].add_argument("--lr", type=float, help="the highest learning rate")
     for name in ("autoencoder", "encode", "denoiser", "decoder", "export"):
