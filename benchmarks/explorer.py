@@ -228,6 +228,7 @@ def browse(page: Path) -> dict[str, float | str]:
         "axis_change_worst_ms": changes[worst],
         "axis_change_worst": ", ".join(f"{key}={value}" for key, value in CHANGES[worst].items()),
         "json_parse_ms": parse,
+        "ready_over_parse": ready * 1000 / parse,
     }
 
 
@@ -250,7 +251,6 @@ def main() -> int:
            for edge, (took, _) in builds.items()},
         **{f"build_{edge}_over_pillow": took / alone for edge, (took, alone) in builds.items()},
         "data_s": data, "data_mb": size / 1e6, **found,
-        "ready_over_parse": found["ready_s"] * 1000 / found["json_parse_ms"],
     }  # fmt: skip
     for key, value in told.items():
         goal = f"   goal {GOALS[key]:,.0f}" if key in GOALS else ""

@@ -356,3 +356,16 @@ def test_labels_stay_in_view(make_output: MakeOutput, task: MakeTask, show: Show
     assert {grid_box["y"] <= box["top"] < grid_box["y"] + 60 for box in tops} == {True}
     assert {box["left"] >= grid_box["x"] for box in lefts} == {True}
     assert "10" in heads(page)
+
+
+def test_an_axis_of_ten_thousand_values_is_in_the_document_where_it_is_looked_at(
+    make_output: MakeOutput, show: Show
+) -> None:
+    job = "{output: out, defaults: {width: 32, height: 32}, matrix: {prompt: [a], seed: 1..10000}}"
+    page = show(make_output(tasks_of(job)[:1], job=job), "#x=seed&y=prompt")
+    assert heads(page)[:3] == ["1", "2", "3"]
+    page.evaluate("document.getElementById('grid').scrollLeft = 1e9")
+    page.wait_for_function(
+        "() => [...document.querySelectorAll('.label.head')].at(-1)?.innerText === '10000'"
+    )
+    assert cells(page) < 100
