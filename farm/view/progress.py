@@ -244,7 +244,8 @@ def _failure(event: events.TaskFailed) -> str:
 
 def _printable(text: str) -> str:
     """Return `text` as one line without control characters, which a library's error may hold."""
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    lines = ("".join(c if c.isprintable() else " " for c in line) for line in text.splitlines())
+    return "; ".join(" ".join(line.split()) for line in lines if line.strip())
 
 
 # --- readers ------------------------------------------------------------------------------------
