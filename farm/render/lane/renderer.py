@@ -195,6 +195,7 @@ class LaneRenderer:
             sigma_schedule=task.sigma_schedule,
             steps=task.num_inference_steps,
             eta=task.eta,
+            backend=task.backend,
         )
         positive = self._say(
             Text(

@@ -252,6 +252,15 @@ def test_bad_settings_fail_with_a_reason_beside_good_ones(
     assert len(latents) == 2
 
 
+@pytest.mark.parametrize("backend", ["torch", "onnx"])
+def test_a_refusal_names_the_backend_that_was_asked(backend: str) -> None:
+    bad = TaskSpec(prompt="a", backend=backend, sampler="lcm", sigma_schedule="karras")
+    worse = TaskSpec(prompt="a", backend=backend, sampler="euler", eta=0.5)
+    _, failures, _ = finished(SineNetworks(), [bad, worse])
+    for task in (bad, worse):
+        assert f"backend {backend}" in failures[task].message
+
+
 def test_a_stream_can_be_left_and_another_begun() -> None:
     renderer = LaneRenderer(SineNetworks())
     next(renderer.render(iter(some_tasks())))
