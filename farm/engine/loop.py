@@ -486,10 +486,22 @@ class _Run:
                     )
 
     def is_hungry(self, name: str) -> bool:
-        """Whether a worker's batch would not stay full with what it is leased."""
+        """Whether a worker's batch would not stay full with what it is leased.
+
+        It is given no more than its share of what is left, or the others would be idle while it
+        still has much to do.
+        """
+        appetite = self.heartbeats.get(name, Heartbeat()).appetite
+        key = self.workers[name].key
+        left = {peer: self.left(peer) for peer, state in self.workers.items() if state.key == key}
+        share = (sum(left.values()) + (self.workload.pending(key) if key else 0)) / len(left)
+        return left[name] < min(appetite, share)
+
+    def left(self, name: str) -> int:
+        """Return how many tasks a worker was leased and has not finished."""
         heartbeat = self.heartbeats.get(name, Heartbeat())
         leased = sum(len(lease.chunk.tasks) for lease in self.workers[name].leases.values())
-        return leased - heartbeat.rendered - heartbeat.failed < heartbeat.appetite
+        return leased - heartbeat.rendered - heartbeat.failed
 
     def condemn(self, chunk: Chunk) -> None:
         """Give up tasks that were enough workers' deaths in earlier runs."""

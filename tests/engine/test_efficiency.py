@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from farm.engine import Event
+from farm.engine.chunks import (
+    Chunk,
+    Heartbeat,
+    Message,
+    WorkerReport,
+    WorkerSetup,
+    WorkerUp,
+)
 from farm.engine.events import ChunkDone, ChunkStarted, Notice
 from farm.engine.inline import InlineExecutor
 from farm.engine.loop import LEASES_PER_WORKER
@@ -112,6 +120,54 @@ def test_a_hungry_renderer_gets_more_chunks_before_it_has_answered_the_first(
     assert most_leased(play(job, InlineExecutor(), factory=HUNGRY)) > LEASES_PER_WORKER
     other = make_job(tmp_path / "other", prompts=prompts, models=[tmp_path / "model"], seeds=[1])
     assert most_leased(play(other, InlineExecutor(), factory=MEASURED)) <= LEASES_PER_WORKER
+
+
+class ReadyToEat:
+    """Two workers with an endless appetite, one of which says so before the other; none renders."""
+
+    name = "ready to eat"
+    size = 2
+
+    def __init__(self) -> None:
+        self.leased = {"first": 0, "second": 0}
+        self._messages: list[Sequence[Message]] = [
+            [WorkerUp(worker=worker, node="n", device="d") for worker in self.leased],
+            *([WorkerReport(worker=worker, heartbeat=ENDLESS)] for worker in self.leased),
+        ]
+
+    def start(self, setup: WorkerSetup) -> None:
+        pass
+
+    def lease(self, worker: str, chunk: Chunk) -> None:
+        self.leased[worker] += len(chunk.tasks)
+
+    def wait(self, timeout_s: float) -> Sequence[Message]:
+        del timeout_s
+        return self._messages.pop(0)
+
+    def replace(self, worker: str) -> None:
+        pass
+
+    def avoid(self, node_ids: frozenset[str]) -> None:
+        pass
+
+    def ask_to_stop(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+ENDLESS = Heartbeat(phase="rendering", appetite=10_000)
+
+
+def test_whoever_is_hungry_first_leaves_the_others_their_share(tmp_path: Path) -> None:
+    job = make_job(tmp_path / "out", prompts="abcd", models=[tmp_path / "model"], seeds=range(16))
+    executor = ReadyToEat()
+    with pytest.raises(IndexError):  # there is no more to wait for
+        finish(play(job, executor, factory=HUNGRY))
+    assert sum(executor.leased.values()) >= 60
+    assert max(executor.leased.values()) <= 36
 
 
 def most_leased(events: Iterator[Event]) -> int:
