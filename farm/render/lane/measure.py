@@ -66,7 +66,7 @@ def measure_paces(networks: Networks, *, height: int, width: int, seconds: float
 
 
 def _pace(call: Callable[[int], None], device: torch.device, *, seconds: float) -> Pace:
-    size = BatchSize(largest=64, smallest=1)
+    size = BatchSize(largest=64, smallest=1, leap=1)
     until = time.perf_counter() + seconds
     while not size.is_settled and (time.perf_counter() < until or not size.times):
         rows = size.current

@@ -1,9 +1,13 @@
 """Backend `torch`, and whatever else runs a model's networks: lanes as a stream of results.
 
 Tasks are taken from the stream when a lane has room for them, so the batch runs on across the
-boundaries of cells, settings and chunks, and drains once, at the stream's end. Pictures of
-different sizes cannot share a batch: each size has a lane of its own, and the lane with the fullest
-batch runs. A lane that was passed over for long gets its turn, so nothing waits forever.
+boundaries of cells, settings and chunks, and drains once, at the stream's end. Rows begin in the
+order of the stream, until its end is seen: then the longest of those that wait begin first, so that
+the last ones end together and not one after the other.
+
+Pictures of different sizes cannot share a batch: each size has a lane of its own, and the lane
+with the fullest batch runs. A lane that was passed over for long gets its turn, so nothing waits
+forever.
 """
 
 from __future__ import annotations
@@ -46,6 +50,8 @@ from farm.task import (
 
 WINDOW = 256
 """Tasks that may wait for a lane, taken ahead of their turn."""
+BATCH_IN_SEARCH = 16
+"""Rows of a batch that is to be expected while the search for its size goes on, at least."""
 PATIENCE = 512
 """Ticks that a lane with rows may be passed over."""
 KEPT_TEXTS = 1024
@@ -88,6 +94,17 @@ class _Berth:
     @property
     def has_work(self) -> bool:
         return bool(self.waiting) or not self.lane.is_empty
+
+    @property
+    def is_stocked(self) -> bool:
+        """Its batch is full, and enough tasks wait that the end of the stream is seen in time."""
+        return not self.lane.has_room and len(self.waiting) >= self.lane.batch.current // 2
+
+    def put_longest_first(self) -> None:
+        """Begin the rows that take longest first, from here on."""
+        self.waiting = deque(
+            sorted(self.waiting, key=lambda start: start.program.evaluations, reverse=True)
+        )
 
     @property
     def fill(self) -> float:
@@ -149,8 +166,17 @@ class LaneRenderer:
 
     @property
     def appetite(self) -> int:
-        """Tasks that fill the largest batch twice, without guidance."""
-        return 2 * max((shape.batch.current for shape in self._shapes.values()), default=1)
+        """Tasks that fill the largest batch three times, without guidance.
+
+        A batch that is still being searched for may have doubled before more tasks can be here.
+        """
+        expected = [
+            shape.batch.current
+            if shape.batch.is_settled
+            else max(2 * shape.batch.current, BATCH_IN_SEARCH)
+            for shape in self._shapes.values()
+        ]
+        return 3 * max(expected, default=BATCH_IN_SEARCH)
 
     @property
     def effort(self) -> Effort:
@@ -301,11 +327,13 @@ class _Stream:
     # --- tasks in -------------------------------------------------------------------------------
 
     def _take_ahead(self) -> Iterator[RenderResult]:
-        """Take tasks until the current lane is full, the window is, or the stream ends."""
+        """Take tasks until the current lane is full with some to spare, or the window is full."""
         while not self._is_exhausted and not self._is_satisfied():
             task = next(self._tasks, None)
             if task is None:
                 self._is_exhausted = True
+                for berth in self._berths.values():
+                    berth.put_longest_first()
                 return
             try:
                 start = self._renderer.prepare(task)
@@ -326,8 +354,7 @@ class _Stream:
     def _is_satisfied(self) -> bool:
         """No task needs to be taken for now."""
         waiting = sum(len(berth.waiting) for berth in self._berths.values())
-        is_full = self._current is not None and not self._current.lane.has_room
-        return is_full or waiting >= WINDOW
+        return waiting >= WINDOW or (self._current is not None and self._current.is_stocked)
 
     def _admit(self, berth: _Berth) -> Iterator[RenderResult]:
         """Begin rows while they are of use."""

@@ -1,9 +1,14 @@
 """How many rows to give a network at once: found out while working, at no cost.
 
-More rows at once take less time each, until the device is full; then they only take memory. Where
-that is depends on the model, the picture's size, the number type and the device, by more than a
-factor of ten (a tiny network on a fast GPU against a large one on a CPU). So it is measured, on the
-calls that have to be made anyway: a few at each size, doubling while that pays.
+More rows at once take less time each, until the device is full; then they only take memory, or
+time where a cache overflows. Where that is depends on the model, the picture's size, the number
+type and the device, by more than a factor of ten (a tiny network on a fast GPU against a large one
+on a CPU). So it is measured, on the calls that have to be made anyway: a few at each size, doubling
+while that pays, and halving where the first size was as good as any.
+
+A search is not free: a row of a small batch may take five times what it could, and a short run is
+over before the search is. So it begins further up where calls are short, judges a size by few
+calls, and turns round at a size that is clearly worse.
 
 The same measurements say what the network takes at its best, which is what a run's efficiency is
 held against.
@@ -15,12 +20,19 @@ import logging
 from collections import deque
 from collections.abc import Mapping
 
-TRIALS = 4
+TRIALS = 3
 """Full calls at a size before it is judged. The first is left out: it warms caches up."""
+SHORT_S = 0.5
+"""A first call that took less tells that nobody has to wait for a picture if there are more rows
+in it."""
+LEAP = 4
+"""How many times the smallest size a search goes on with after a short first call."""
 WORTH_IT = 0.97
 """A larger batch is taken if a row takes at most this share of the time it took before."""
 PATIENCE = 2
-"""Sizes in a row that may gain nothing before the search ends."""
+"""Sizes in a row that may gain nothing before the search turns round."""
+WORSE = 1.5
+"""A size whose row takes so many times the best is not gone beyond."""
 KEPT = 64
 """Latest calls of a size that count."""
 ENOUGH = 3
@@ -32,13 +44,20 @@ _log = logging.getLogger(__name__)
 class BatchSize:
     """The batch size of one network at one shape on one device, and what a row takes at it."""
 
-    def __init__(self, *, largest: int, smallest: int = 2) -> None:
-        """Begin at `smallest`; never go beyond `largest`, which is what memory is reckoned to hold.
+    def __init__(self, *, largest: int, smallest: int = 2, leap: int = LEAP) -> None:
+        """Begin a search.
 
-        Both are powers of two.
+        Args:
+            largest: what memory is reckoned to hold; a power of two, as the others are.
+            smallest: the size of the first call, and the least that is tried.
+            leap: how many times the smallest size to go on with, if the first call was short.
         """
         self._largest = max(1, largest)
-        self._current = min(smallest, self._largest)
+        self._smallest = self._current = min(smallest, self._largest)
+        self._leap = leap
+        self._has_begun = False
+        """The first call was made."""
+        self._is_rising = True
         self._is_settled = False
         self._times: dict[int, deque[float]] = {}
         """Seconds a row, by the size of the call."""
@@ -69,6 +88,9 @@ class BatchSize:
         is_trial = rows == self._current and not self._is_settled
         if is_trial:
             self._trials += 1
+            if not self._has_begun:
+                self._begin(seconds)
+                return
             if self._trials == 1:
                 return
         self._times.setdefault(rows, deque(maxlen=KEPT)).append(seconds / rows)
@@ -97,24 +119,40 @@ class BatchSize:
         times = {rows: s for rows, s in self.times.items() if len(self._times[rows]) >= ENOUGH}
         return min((times or self.times).values(), default=None)
 
-    def _judge(self) -> None:
-        """Go on to twice the size, or settle for the best.
+    def _begin(self, seconds: float) -> None:
+        """Begin the search further up if the first call of all was short."""
+        self._has_begun = True
+        further_up = self._current * self._leap
+        if seconds < SHORT_S and further_up <= self._largest:
+            self._try(further_up)
 
-        The search ends when two sizes in a row gained nothing: one may have been disturbed.
-        """
+    def _judge(self) -> None:
+        """Go on to twice the size, or to half of the smallest, or settle for the best."""
         # Calls of other sizes, at a tail or before a refill, are nothing that could be settled for.
         best = {rows: min(times) for rows, times in self._times.items() if _is_power_of_two(rows)}
+        fastest = min(best.values())
         before = min((t for rows, t in best.items() if rows < self._current), default=None)
         pays = before is None or best[self._current] <= before * WORTH_IT
         self._in_vain = 0 if pays else self._in_vain + 1
-        if self._in_vain < PATIENCE and 2 * self._current <= self._largest:
-            self._current *= 2
-            self._trials = 0
+        self._is_rising &= (
+            self._in_vain < PATIENCE
+            and best[self._current] < fastest * WORSE
+            and 2 * self._current <= self._largest
+        )
+        if self._is_rising:
+            self._try(2 * self._current)
             return
         # The smallest that is as good as the best: it drains sooner and takes less memory.
-        fastest = min(best.values())
-        self._current = min(rows for rows, t in best.items() if t * WORTH_IT <= fastest)
+        choice = min(rows for rows, t in best.items() if t * WORTH_IT <= fastest)
+        if choice == min(best) and choice > self._smallest:
+            self._try(choice // 2)
+            return
+        self._current = choice
         self._is_settled = True
+
+    def _try(self, rows: int) -> None:
+        self._current = rows
+        self._trials = 0
 
 
 def _is_power_of_two(rows: int) -> bool:

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from farm.render.lane.renderer import LaneRenderer
+from farm.render.lane.sizes import BatchSize
 from farm.task import Failed, FailureKind, Rendered, RenderResult, TaskSpec
 from tests.render.lane.fakes import SineNetworks, expected_latents
 
@@ -155,6 +156,21 @@ def test_the_batch_stays_full_across_settings() -> None:
     assert shape.batch.is_settled
     # A row with guidance needs two seats, so one may stay empty.
     assert min(middle) >= shape.batch.current - 1
+
+
+def test_rows_of_different_lengths_end_together() -> None:
+    """The longest are begun first when the end is seen, so the batch drains in one go."""
+    networks = SineNetworks()
+    renderer = LaneRenderer(networks)
+    renderer.shape(8, 8).batch = BatchSize(largest=8, smallest=8)
+    steps = (4, 6, 10, 15)
+    tasks = [
+        TaskSpec(prompt="a", seed=seed, guidance_scale=1.0, num_inference_steps=steps[seed % 4])
+        for seed in range(48)
+    ]
+    assert len(list(renderer.render(iter(tasks)))) == 48
+    full = sum(task.num_inference_steps for task in tasks) / 8
+    assert len(networks.calls) < full + max(steps) / 2
 
 
 def test_a_small_lane_is_not_passed_over_forever() -> None:

@@ -33,8 +33,39 @@ def test_a_network_that_is_full_early_gets_the_smallest_full_batch() -> None:
     assert settle(BatchSize(largest=64), lambda rows: max(rows, 8)) == 8
 
 
+def test_a_search_begins_further_up_where_calls_are_short() -> None:
+    size = BatchSize(largest=64)
+    size.record(2, 0.1)
+    assert size.current == 8
+
+
+def test_a_long_first_call_makes_nobody_wait_for_a_longer_one() -> None:
+    size = BatchSize(largest=64)
+    size.record(2, 10.0)
+    assert size.current == 2
+
+
+@pytest.mark.parametrize("best", [1, 2, 4, 8, 16, 32])
+def test_the_best_size_is_found_below_and_above_where_the_search_begins(best: int) -> None:
+    def seconds(rows: int) -> float:
+        return 1e-3 * rows * (max(rows, best) / min(rows, best)) ** 0.5
+
+    assert settle(BatchSize(largest=64, smallest=1), seconds) == best
+
+
+def test_a_size_that_is_clearly_worse_is_not_gone_beyond() -> None:
+    seen: list[int] = []
+
+    def seconds(rows: int) -> float:
+        seen.append(rows)
+        return 1e-3 * rows * rows
+
+    settle(BatchSize(largest=64, smallest=1), seconds)
+    assert max(seen) == 8
+
+
 def test_one_disturbed_size_does_not_end_the_search() -> None:
-    assert settle(BatchSize(largest=64), lambda rows: 50 if rows == 4 else max(rows, 16)) == 16
+    assert settle(BatchSize(largest=64), lambda rows: 44 if rows == 4 else max(rows, 16)) == 16
 
 
 def test_the_warm_up_does_not_count() -> None:
