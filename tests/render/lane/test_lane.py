@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from farm.render.lane.renderer import LaneRenderer
 from farm.render.lane.sizes import BatchSize
 from farm.task import Failed, FailureKind, Rendered, RenderResult, TaskSpec
-from tests.render.lane.fakes import SineNetworks, expected_latents
+from tests.render.lane.fakes import SCHEDULER, SineNetworks, expected_latents
 
 TASKS = st.builds(
     TaskSpec,
@@ -266,6 +266,18 @@ def test_bad_settings_fail_with_a_reason_beside_good_ones(
     assert failures[bad].kind is FailureKind.BAD_TASK
     assert reason in failures[bad].message
     assert len(latents) == 2
+
+
+def test_a_sampler_that_no_table_can_hold_fails_its_own_tasks() -> None:
+    networks = SineNetworks()
+    networks.scheduler = type(SCHEDULER).from_config(SCHEDULER.config, clip_sample=True)
+    good = TaskSpec(prompt="a", sampler="euler", num_inference_steps=3)
+    bad = replace(good, sampler="default")
+    latents, failures, _ = finished(networks, [bad, good])
+    assert failures[bad].kind is FailureKind.BAD_TASK
+    assert "not linear with clip_sample: true" in failures[bad].message
+    assert_as_expected(latents)
+    assert list(latents) == [good]
 
 
 @pytest.mark.parametrize("backend", ["torch", "onnx"])

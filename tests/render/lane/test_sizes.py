@@ -48,7 +48,7 @@ def test_a_long_first_call_makes_nobody_wait_for_a_longer_one() -> None:
 @pytest.mark.parametrize("best", [1, 2, 4, 8, 16, 32])
 def test_the_best_size_is_found_below_and_above_where_the_search_begins(best: int) -> None:
     def seconds(rows: int) -> float:
-        return 1e-3 * rows * (max(rows, best) / min(rows, best)) ** 0.5
+        return float(1e-3 * rows * (max(rows, best) / min(rows, best)) ** 0.5)
 
     assert settle(BatchSize(largest=64, smallest=1), seconds) == best
 
