@@ -5,7 +5,9 @@ Their pictures are noise, which is all that is needed to tell a right call from 
 
 from __future__ import annotations
 
+import hashlib
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,6 +19,8 @@ from safetensors.torch import save_file
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from farm.render import Renderer, open_renderer
+from farm.render.exporting import bundle_of
+from farm.render.onnx_bundle import OnnxBundle, open_bundle
 from farm.task import PipelineKey
 
 TEXT_WIDTH = 16
@@ -113,6 +117,37 @@ def tiny_file(tiny_sd: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("models") / "dream.safetensors"
     save_file(weights, path)
     return path
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(
+    tiny_sd: Path, tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config
+) -> OnnxBundle:
+    """The small Stable Diffusion as first use exports it, where a renderer finds it.
+
+    An export takes most of a minute, so it is kept beside pytest's other memories (`.pytest_cache`)
+    until the model or a line of the exporter changes; processes that test at once wait for one.
+    """
+    assert pytestconfig.cache is not None, "pytest keeps its cache by default"
+    kept = pytestconfig.cache.mkdir(f"onnx-{_digest_of_exporter()}")
+    for stale in kept.parent.glob("onnx-*"):
+        if stale != kept:
+            shutil.rmtree(stale, ignore_errors=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(kept))
+        bundle = bundle_of(str(tiny_sd), dtype="float32", threads=1)
+    place = tmp_path_factory.getbasetemp() / "cache/farm/onnx" / bundle.folder.name
+    return open_bundle(Path(shutil.copytree(bundle.folder, place)))
+
+
+def _digest_of_exporter() -> str:
+    """Return a digest of the source files that an export depends on."""
+    root = Path(__file__).parents[2]
+    sources = [*root.glob("export_onnx/**/*.py"), *root.glob("farm/render/**/*.py")]
+    digest = hashlib.sha256()
+    for source in sorted(sources):
+        digest.update(source.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 class OpenRenderer(Protocol):

@@ -50,6 +50,8 @@ def backend(
         return Backend(renderer=renderer, task=task, impossible=None)
     backend, _, family = request.param.partition("-")
     model = {"": tiny_sd, "xl": tiny_sdxl, "flow": tiny_flow}[family]
+    if request.param == "onnx":
+        request.getfixturevalue("tiny_bundle")
     task = replace(task, backend=backend, model=str(model))
     return Backend(
         renderer=renderer_of(model, backend),
