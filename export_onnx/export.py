@@ -19,7 +19,13 @@ import onnx_ir as ir
 import onnxruntime
 import torch
 
-from export_onnx.components import Component, components_of, gives_normalised_layers
+from export_onnx.adapting import adapt, adapted_sha256, adapters_of
+from export_onnx.components import (
+    VAE_ENCODER,
+    Component,
+    components_of,
+    gives_normalised_layers,
+)
 from export_onnx.fusing import fuse_for_cuda
 from export_onnx.lowering import lower
 from export_onnx.options import ExportOptions
@@ -44,13 +50,14 @@ from farm.render.lane.onnx_runtime import (
     Provider,
     choose_provider,
     describe_bundle,
+    expanding,
     require_opset,
 )
 from farm.render.lane.renderer import LaneRenderer
 from farm.render.lane.torch_runtime import TorchRuntime, describe, why_unknown
 from farm.render.loading import LoadedPipeline, load_pipeline
 from farm.render.onnx_bundle import UNET, open_bundle
-from farm.task import PipelineKey
+from farm.task import PipelineKey, TaskSpec
 
 Tell = Callable[[str], None]
 """Takes a line about progress."""
@@ -122,7 +129,10 @@ def export(
                 f"model '{model}' cannot be exported: {reason}",
                 hint="backend diffusers renders it; Stable Diffusion 1, 2 and XL can be exported",
             )
-        draft_export = _Export(loaded, model, draft, options, threads, tell)
+        if options.loras or options.embeddings:
+            tell("adding LoRAs and embeddings")
+        expansions = adapt(loaded.pipe, loras=options.loras, embeddings=options.embeddings)
+        draft_export = _Export(loaded, model, draft, options, threads, tell, expansions=expansions)
         draft_export.write_graphs()
         parity = draft_export.prove()
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
@@ -147,6 +157,8 @@ class _Export:
         options: ExportOptions,
         threads: int | None,
         tell: Tell,
+        *,
+        expansions: Mapping[str, str],
     ) -> None:
         self._loaded = loaded
         self._model = model
@@ -154,8 +166,17 @@ class _Export:
         self._options = options
         self._threads = threads
         self._tell = tell
-        self._description = describe(loaded.pipe)
-        self._components = components_of(loaded.pipe, self._description)
+        self._expansions = expansions
+        self._adapters = adapters_of(options.loras, options.embeddings)
+        description = describe(loaded.pipe)
+        self._description = replace(
+            description, tokenizers=expanding(description.tokenizers, expansions)
+        )
+        self._components = tuple(
+            component
+            for component in components_of(loaded.pipe, self._description)
+            if options.has_encoder or component.name != VAE_ENCODER
+        )
         self._sizes = self._sizes_to_prove()
         self.exporters: dict[str, str] = {}
         self.operators: dict[str, dict[str, int]] = {}
@@ -236,7 +257,7 @@ class _Export:
         recorder = Recorder(runtime.denoise, most=_CALIBRATING)
         runtime.denoise = recorder  # type: ignore[method-assign] # one instance is listened to
         renderer = LaneRenderer(join(self._description, runtime))
-        for _result in renderer.render(iter(small_matrix(self._sizes[:1], steps=_STEPS))):
+        for _result in renderer.render(iter(self._matrix(self._sizes[:1]))):
             pass
         return recorder.feeds
 
@@ -257,7 +278,8 @@ class _Export:
             "side_unit": self._unit,
             "model": {
                 "reference": self._model,
-                "sha256": self._loaded.facts.model_sha256,
+                "sha256": adapted_sha256(self._loaded.facts.model_sha256, self._adapters),
+                "adapters": self._adapters,
                 "pipeline": type(self._loaded.pipe).__name__,
                 "description": self._facts(description),
             },
@@ -279,6 +301,7 @@ class _Export:
         return {
             "family": description.family,
             "tokenizers": self._tokenizers(),
+            "expansions": dict(self._expansions),
             "text_layers": list(description.text_layers),
             "normalised": [gives_normalised_layers(description)] * len(description.text_layers),
             "own_height": description.own_height,
@@ -330,9 +353,7 @@ class _Export:
             runtime = OnnxRuntime(bundle, provider=provider, threads=self._threads)
             by_onnx = LaneRenderer(join(describe_bundle(bundle), runtime))
             by_torch = LaneRenderer(join(self._description, TorchRuntime(self._loaded)))
-            pairs = compare_images(
-                small_matrix(self._sizes, steps=_STEPS), by_torch=by_torch, by_onnx=by_onnx
-            )
+            pairs = compare_images(self._matrix(self._sizes), by_torch=by_torch, by_onnx=by_onnx)
             by_onnx.close()
         parity = replace(networks, images=tuple(pair.parity for pair in pairs))
         require(parity, where=self._model)
@@ -340,6 +361,9 @@ class _Export:
         write_report(self._draft / FOLDER, parity, pairs, _about(index))
         write_index(self._draft, index)
         return parity
+
+    def _matrix(self, sizes: Sequence[tuple[int, int]]) -> tuple[TaskSpec, ...]:
+        return small_matrix(sizes, steps=_STEPS, words=tuple(self._expansions))
 
     def _provider(self) -> Provider | None:
         if self._options.target != "cuda":

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, cast, get_args
 
+from export_onnx.adapting import Embedding, Lora, parse_embedding, parse_lora
 from farm.errors import InputError, suggest
 
 Target: TypeAlias = Literal["any", "cpu", "cuda"]
@@ -34,6 +36,11 @@ class ExportOptions:
     """What the graphs are written for."""
     quantize: Quantize = "none"
     """How the UNet's weights become 8-bit integers."""
+    loras: tuple[Lora, ...] = ()
+    """Fused into the weights, in this order."""
+    embeddings: tuple[Embedding, ...] = ()
+    has_encoder: bool = True
+    """With the autoencoder's encoder, which pictures from text alone do not need."""
 
 
 def parse_options(
@@ -43,6 +50,9 @@ def parse_options(
     sizes: str = ANY_SIZE,
     optimize: str | None = None,
     quantize: str = "none",
+    loras: Sequence[str] = (),
+    embeddings: Sequence[str] = (),
+    has_encoder: bool = True,
 ) -> ExportOptions:
     """Return options from the words of a command line.
 
@@ -81,6 +91,9 @@ def parse_options(
         sizes=_parse_sizes(sizes),
         target=cast("Target", target),
         quantize=cast("Quantize", quantize),
+        loras=tuple(map(parse_lora, loras)),
+        embeddings=tuple(map(parse_embedding, embeddings)),
+        has_encoder=has_encoder,
     )
 
 

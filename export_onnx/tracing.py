@@ -11,6 +11,7 @@ reason.
 
 from __future__ import annotations
 
+import gc
 import logging
 import tempfile
 import warnings
@@ -64,7 +65,7 @@ def trace(component: Component, *, opset: int, extent: Extent) -> Traced:
     Raises:
         ModelError: neither exporter can write it.
     """
-    with _quiet():
+    with _quiet(), _without_collector():
         try:
             return Traced(model=_dynamo(component, opset, extent), exporter="dynamo")
         except Exception as error:  # noqa: BLE001 - the exporter raises whatever its passes raise
@@ -100,6 +101,22 @@ def _quiet() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, before, strict=True):
             logger.setLevel(level)
+
+
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    """Keep Python's garbage collector still: capturing makes millions of objects that all stay.
+
+    It takes a tenth of the time; a network's objects are some hundred megabytes.
+    """
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+            gc.collect()
 
 
 def _example(component: Component, extent: Extent) -> tuple[torch.Tensor, ...]:

@@ -235,11 +235,16 @@ class Pair:
     parity: ImageParity
 
 
-def small_matrix(sizes: Sequence[tuple[int, int]], *, steps: int) -> tuple[TaskSpec, ...]:
-    """Return the pictures that are compared: two prompts, without and with guidance, every size."""
+def small_matrix(
+    sizes: Sequence[tuple[int, int]], *, steps: int, words: Sequence[str] = ()
+) -> tuple[TaskSpec, ...]:
+    """Return the pictures that are compared: two prompts, without and with guidance, every size.
+
+    `words` are in every prompt.
+    """
     return tuple(
         TaskSpec(
-            prompt=prompt,
+            prompt=", ".join([prompt, *words]),
             guidance_scale=guidance,
             num_inference_steps=steps,
             height=height,

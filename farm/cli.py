@@ -589,6 +589,19 @@ def export_onnx(
     quantize: Annotated[
         str, typer.Option(help="8-bit weights for the CPU: none, dynamic or static.")
     ] = "none",
+    lora: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Fuse a LoRA, a .safetensors file; may be repeated.", metavar="FILE[:WEIGHT]"
+        ),
+    ] = None,
+    embedding: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Add a textual inversion, a .safetensors file; may be repeated.",
+            metavar="[TOKEN=]FILE",
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Export a model to an ONNX bundle, and prove that it draws the same pictures."""
@@ -603,6 +616,8 @@ def export_onnx(
         sizes=sizes,
         optimize=optimize,
         quantize=quantize,
+        loras=lora or (),
+        embeddings=embedding or (),
         tell=_say,
     ).to_json()
     if as_json:

@@ -9,9 +9,15 @@ import json
 import sys
 from typing import Any
 
+from farm.errors import InputError
+from farm.render.providers import PROVIDER_VARIABLE, choose, named_provider, usable_providers
+
 
 def look() -> dict[str, Any]:
-    """Return torch's version, the CUDA it was built for, and every device it can use."""
+    """Return torch's version, the CUDA it was built for, and every device it can use.
+
+    Also what ONNX Runtime can use: None if it is not installed.
+    """
     import torch
 
     gpus = []
@@ -21,11 +27,23 @@ def look() -> dict[str, Any]:
         capability = f"{facts.major}.{facts.minor}"
         gpus.append({"name": facts.name, "free": free, "total": total, "capability": capability})
     return {
+        "onnx": _onnx(has_gpu=bool(gpus)),
         "torch": torch.__version__,
         "cuda": torch.version.cuda,
         "gpus": gpus,
         "mps": torch.backends.mps.is_available(),
     }
+
+
+def _onnx(*, has_gpu: bool) -> dict[str, Any] | None:
+    try:
+        usable = usable_providers(has_gpu=has_gpu)
+        choice = choose("auto", wanted=named_provider(), has_gpu=has_gpu)
+    except ModuleNotFoundError:
+        return None
+    except InputError as error:
+        return {"usable": usable, "refused": error.message, "next": f"unset {PROVIDER_VARIABLE}"}
+    return {"usable": usable, "chosen": str(choice), "instead_of": choice.instead_of}
 
 
 if __name__ == "__main__":

@@ -37,6 +37,8 @@ def examine_devices() -> Iterator[Finding]:
         )
         return
     yield from judge_devices(seen, has_nvidia_driver=Path("/proc/driver/nvidia").exists())
+    if seen["onnx"] is not None:
+        yield judge_onnx(seen["onnx"])
 
 
 def judge_devices(seen: Mapping[str, Any], *, has_nvidia_driver: bool) -> Iterator[Finding]:
@@ -66,6 +68,17 @@ def judge_devices(seen: Mapping[str, Any], *, has_nvidia_driver: bool) -> Iterat
         )
     else:
         yield ok("devices", f"no GPU; {count(_cores(), 'CPU core')}")
+
+
+def judge_onnx(seen: Mapping[str, Any]) -> Finding:
+    """Judge what backend `onnx` will run on, as `farm.doctor.devices` has seen it."""
+    if "refused" in seen:
+        return fail("onnx", seen["refused"], seen["next"])
+    others = f" (usable: {', '.join(seen['usable'])})" if len(seen["usable"]) > 1 else ""
+    text = f"backend onnx runs on {seen['chosen']}{others}"
+    if seen["instead_of"]:
+        return warn("onnx", text, "pip install onnxruntime-gpu, built for the CUDA that torch has")
+    return ok("onnx", text)
 
 
 def _cores() -> int:

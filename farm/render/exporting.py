@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from farm.errors import MissingLibraryError, ModelError
-from farm.render.models import cache_folder, model_sha256, resolve_model
+from farm.render.models import bundles_folder, model_sha256, resolve_model
 from farm.render.onnx_bundle import FORMAT, OnnxBundle, open_bundle
 
 if TYPE_CHECKING:
@@ -92,7 +92,10 @@ def bundle_of(model: str, *, dtype: str, threads: int | None) -> OnnxBundle:
         if (found := _whole(folder)) is not None:
             return found
         _tell(f"exporting {model} to ONNX, once; the bundle is kept in {folder}")
-        report = export_bundle(model, folder, threads=threads, tell=_tell, dtype=dtype)
+        # Without what backend onnx never asks for.
+        report = export_bundle(
+            model, folder, threads=threads, tell=_tell, dtype=dtype, has_encoder=False
+        )
         _tell(f"exported {model} in {report.seconds:.0f} s")
         return open_bundle(folder)
 
@@ -119,11 +122,6 @@ def _place_of(content: str, dtype: str) -> Path:
     }
     digest = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
     return bundles_folder() / f"{content[:12]}-{dtype}-{digest[:12]}"
-
-
-def bundles_folder() -> Path:
-    """Return the folder of bundles that were made on first use: `$XDG_CACHE_HOME/farm/onnx`."""
-    return cache_folder() / "onnx"
 
 
 def _version(name: str) -> str | None:

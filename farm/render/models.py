@@ -78,6 +78,8 @@ class ModelInfo:
     """Bytes on disk."""
     licence: str | None
     """As its model card says; None if it has no card or the card does not say."""
+    made_from: str | None = None
+    """Of an ONNX bundle: the model that was exported."""
 
 
 def resolve_model(reference: str) -> ModelSource:
@@ -252,6 +254,11 @@ def cache_folder() -> Path:
     return (Path(base) if base else Path.home() / ".cache") / "farm"
 
 
+def bundles_folder() -> Path:
+    """Return the folder of ONNX bundles that were made on first use."""
+    return cache_folder() / "onnx"
+
+
 def _cached_commit(source: ModelSource) -> str | None:
     if not _hub_library_is_installed():
         return None
@@ -270,16 +277,17 @@ def _hub_library_is_installed() -> bool:
 
 
 def list_models() -> tuple[ModelInfo, ...]:
-    """Return the models that are on this machine: embedded, local and cached from the hub.
+    """Return the models that are on this machine: embedded, local and cached.
 
-    Local ones are those in `models/` and in the folders of `$FARM_MODELS`. Nothing is loaded, and
-    the network is not asked.
+    Local ones are those in `models/` and in the folders of `$FARM_MODELS`. Cached are what came
+    from the hub, and the ONNX bundles that were made on first use. Nothing is loaded, and the
+    network is not asked.
     """
     builtin = [
         _describe(BUILTIN_PREFIX + name, kind="builtin", path=_BUILTIN / name)
         for name in _builtin_names()
     ]
-    return (*builtin, *_local_models(), *_hub_models())
+    return (*builtin, *_local_models(), *_hub_models(), *_cached_bundles())
 
 
 def _describe(reference: str, *, kind: Kind, path: Path) -> ModelInfo:
@@ -290,7 +298,22 @@ def _describe(reference: str, *, kind: Kind, path: Path) -> ModelInfo:
         path=path,
         size=sum(file.stat().st_size for file in files),
         licence=_licence_of(path),
+        made_from=_origin_of(path) if kind == "onnx" else None,
     )
+
+
+def _cached_bundles() -> Iterator[ModelInfo]:
+    # What is being written has another name until it is whole, and begins with a dot.
+    for index in sorted(bundles_folder().glob(f"[!.]*/{ONNX_INDEX}")):
+        yield _describe(str(index.parent), kind="onnx", path=index.parent)
+
+
+def _origin_of(bundle: Path) -> str | None:
+    try:
+        reference = json.loads((bundle / ONNX_INDEX).read_text("utf-8"))["model"]["reference"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return str(reference)
 
 
 def _local_models() -> Iterator[ModelInfo]:

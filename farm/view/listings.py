@@ -108,6 +108,7 @@ def models_json() -> list[dict[str, Any]]:
             "path": str(model.path),
             "size": model.size,
             "licence": model.licence,
+            "made_from": model.made_from,
         }
         for model in list_models()
     ]
@@ -122,7 +123,8 @@ def models_view(models: Sequence[ModelInfo]) -> RenderableType:
     """Return models, for a terminal."""
     table = list_table("model", "kind", "size", "licence", "path", right=("size",))
     for model in models:
-        facts = (model.kind, data_size(model.size), model.licence or "not stated")
+        kind = f"{model.kind}, from {model.made_from}" if model.made_from else model.kind
+        facts = (kind, data_size(model.size), model.licence or "not stated")
         table.add_row(Text(model.reference, style="bold"), *facts, place(str(model.path)))
     note = (
         "also: any hub id (owner/name@revision#variant), diffusers folder or .safetensors file; "

@@ -11,7 +11,7 @@ import os
 import shlex
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, Group, RenderableType
@@ -19,9 +19,10 @@ from rich.padding import Padding
 from rich.table import Table as TextTable
 from rich.text import Text
 
-from farm.errors import OutputError
+from farm.errors import InputError, OutputError
 from farm.manifest.job import VAR_PREFIX, Job
 from farm.planner import Plan
+from farm.render.providers import outlook
 from farm.store import Store
 from farm.view.words import clock_time, count, data_size, rate, rough_time, shorten
 
@@ -81,15 +82,20 @@ def place(output: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """What a plan will take, from what the same output has measured; None where nothing did."""
+    """What a plan will take, from what the same output has measured, and what will run it.
+
+    None where nothing was measured.
+    """
 
     device_seconds: float | None
     """Time on one device, without loading models."""
     image_bytes: int | None
+    onnx_provider: str | None = None
+    """What runs the networks of backend `onnx` on this machine; None if nothing asks for it."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the estimate as JSON values."""
-        return {"device_seconds": self.device_seconds, "image_bytes": self.image_bytes}
+        return asdict(self)
 
 
 _MEASURED = (
@@ -110,6 +116,30 @@ class _Measured:
 
 
 def estimate(plan: Plan) -> Estimate:
+    """Estimate a plan by the images that its output already has, and by this machine.
+
+    Raises:
+        OutputError: the output exists and cannot be read.
+    """
+    return replace(_estimate_by_images(plan), onnx_provider=_onnx_outlook(plan))
+
+
+def _onnx_outlook(plan: Plan) -> str | None:
+    """Return what will run the networks of backend `onnx` on this machine; None if none are asked.
+
+    Workers on other machines choose by what they find there.
+    """
+    if all(work.key.backend != "onnx" for work in plan.pipelines):
+        return None
+    try:
+        return str(outlook())
+    except ModuleNotFoundError:
+        return "nothing: ONNX Runtime is not installed here"
+    except InputError as error:
+        return f"nothing: {error.message}"
+
+
+def _estimate_by_images(plan: Plan) -> Estimate:
     """Estimate a plan by the images that its output already has of the same models and backends.
 
     Time goes by the network evaluation (by the image where there is no network), bytes by the
@@ -211,6 +241,8 @@ def _expected(plan: Plan, expected: Estimate) -> Iterator[tuple[str, str]]:
     yield "evaluations", f"{plan.denoiser_evaluations:,} of the network, if none are shared"
     loads = count(plan.model_loads, "model load") + " by each worker that takes part"
     yield "work", f"{loads}, about {count(plan.chunks, 'chunk')}"
+    if expected.onnx_provider is not None:
+        yield "backend onnx", f"here on {expected.onnx_provider}"
     if expected.device_seconds is not None:
         yield "time", f"about {rough_time(expected.device_seconds)} on one device like before"
     else:

@@ -24,6 +24,7 @@ from farm.doctor.machine import (
     hub_cache,
     judge_devices,
     judge_disk,
+    judge_onnx,
 )
 from farm.doctor.models import examine_hub, examine_models, flaw
 from farm.doctor.output import examine_output
@@ -156,6 +157,32 @@ def test_devices_are_judged(
     findings = list(judge_devices(facts, has_nvidia_driver=driver))
     assert levels(findings) == expected
     assert words in findings[0].message
+
+
+@pytest.mark.parametrize(
+    ("facts", "level", "words"),
+    [
+        (
+            {"usable": ["cuda", "cpu"], "chosen": "ONNX Runtime 1, CUDA", "instead_of": None},
+            "ok",
+            "runs on ONNX Runtime 1, CUDA (usable: cuda, cpu)",
+        ),
+        (
+            {"usable": ["cpu"], "chosen": "CPU, for want of CUDA", "instead_of": "CUDA"},
+            "warn",
+            "CPU, for want of CUDA",
+        ),
+        (
+            {"usable": ["cpu"], "refused": "no provider 'cdua'", "next": "unset X"},
+            "fail",
+            "no provider 'cdua'",
+        ),
+    ],
+)
+def test_what_onnx_runs_on_is_judged(facts: dict[str, Any], level: str, words: str) -> None:
+    finding = judge_onnx(facts)
+    assert finding.level == level
+    assert words in finding.message
 
 
 Usage = namedtuple("Usage", "total used free")  # noqa: PYI024 - the shape of shutil's own

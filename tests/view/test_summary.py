@@ -125,6 +125,30 @@ def test_nothing_is_estimated_from_nothing(tmp_path: Path) -> None:
     assert "at most" in text
 
 
+@pytest.mark.parametrize(
+    ("named", "words"),
+    [("cpu", "here on ONNX Runtime"), ("cdua", "here on nothing: there is no ONNX Runtime prov")],
+)
+def test_a_plan_says_what_runs_onnx(
+    named: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("onnxruntime")
+    monkeypatch.setenv("FARM_ONNX_PROVIDER", named)
+    text = JOB.format(output=tmp_path / "new") + "backend: onnx\n"
+    job = manifest.load("assets.yaml", read=lambda _: text)
+    finished = Store.peek(job.output)
+    plan = planner.plan(
+        grid.expand(job), job=job, rendered=finished.rendered, failed=finished.failed
+    )
+    shown = text_of(plan_view(plan, job=job, expected=estimate(plan)))
+    assert words in shown
+
+
+def test_a_plan_without_onnx_says_nothing_of_it(tmp_path: Path) -> None:
+    plan = plan_of(str(tmp_path / "new"))
+    assert estimate(plan).onnx_provider is None
+
+
 def test_a_finished_plan_promises_nothing(task: MakeTask, make_output: MakeOutput) -> None:
     tasks = [
         task(prompt=f"a {s}", seed=seed, guidance_scale=1.0, variables={"subject": s})

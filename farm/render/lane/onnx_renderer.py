@@ -14,7 +14,6 @@ from farm.render.exporting import bundle_of
 from farm.render.lane.families import join
 from farm.render.lane.onnx_runtime import (
     CUDA_GRAPH_VARIABLE,
-    PROVIDER_VARIABLE,
     OnnxRuntime,
     choose_provider,
     describe_bundle,
@@ -22,6 +21,7 @@ from farm.render.lane.onnx_runtime import (
 from farm.render.lane.renderer import LaneRenderer
 from farm.render.loading import quieten
 from farm.render.protocol import Renderer
+from farm.render.providers import named_provider
 from farm.task import PipelineKey
 
 
@@ -31,7 +31,7 @@ def open_onnx_renderer(key: PipelineKey, *, device: str, threads: int | None) ->
     A model that is no bundle is exported on first use; see `farm.render.exporting`.
     """
     quieten()
-    provider = choose_provider(device, wanted=os.environ.get(PROVIDER_VARIABLE) or None)
+    provider = choose_provider(device, wanted=named_provider())
     if threads is not None:
         torch.set_num_threads(threads)
     bundle = bundle_of(key.model, dtype=_dtype(key.dtype, provider.device), threads=threads)
@@ -41,7 +41,7 @@ def open_onnx_renderer(key: PipelineKey, *, device: str, threads: int | None) ->
         threads=threads,
         cuda_graph=os.environ.get(CUDA_GRAPH_VARIABLE) == "1",
     )
-    remark = f"backend onnx renders on {provider}" if provider.instead_of else None
+    remark = f"backend onnx renders on {provider}" if provider.choice.instead_of else None
     return LaneRenderer(join(describe_bundle(bundle), runtime), remark=remark)
 
 

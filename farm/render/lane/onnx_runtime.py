@@ -13,6 +13,7 @@ import gc
 import json
 import logging
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -26,29 +27,18 @@ import torch
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 from transformers import CLIPTokenizer
 
-from farm.errors import InputError, ModelError, suggest
+from farm.errors import ModelError
 from farm.render.batches import Refusal
-from farm.render.lane.networks import Conditioning, EncodedText, ModelDescription
+from farm.render.lane.networks import Conditioning, EncodedText, ModelDescription, Tokenizer
 from farm.render.onnx_bundle import TEXT_ENCODERS, UNET, VAE_DECODER, OnnxBundle
+from farm.render.providers import ON_GPU, PROVIDER_VARIABLE, PROVIDERS, Choice, choose
 from farm.task import RenderFacts
 
 _log = logging.getLogger(__name__)
 
-PROVIDERS: Mapping[str, str] = {
-    "tensorrt": "TensorrtExecutionProvider",
-    "cuda": "CUDAExecutionProvider",
-    "openvino": "OpenVINOExecutionProvider",
-    "directml": "DmlExecutionProvider",
-    "coreml": "CoreMLExecutionProvider",
-    "cpu": "CPUExecutionProvider",
-}
-"""ONNX Runtime's execution providers, by the name people write."""
-PROVIDER_VARIABLE = "FARM_ONNX_PROVIDER"
-"""Environment variable that names the provider to use, on this machine, in place of our choice."""
 CUDA_GRAPH_VARIABLE = "FARM_ONNX_CUDA_GRAPH"
 """Environment variable that, set to 1, replays the UNet as one CUDA graph."""
 _OLDEST_OPSET = 7
-_ON_GPU = frozenset({"tensorrt", "cuda"})
 _OUT_OF_MEMORY = ("Failed to allocate memory", "out of memory", "bad allocation")
 _NUMPY = {torch.float32: np.float32, torch.int64: np.int64}
 _Tensors: TypeAlias = dict[str, torch.Tensor]
@@ -56,80 +46,32 @@ _Tensors: TypeAlias = dict[str, torch.Tensor]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Provider:
-    """What runs the graphs on this machine, and why."""
+    """What runs the graphs on this machine, and where."""
 
-    name: str
-    """A key of `PROVIDERS`."""
+    choice: Choice
     device: torch.device
     """Where its tensors are expected and come."""
-    instead_of: str | None = None
-    """A provider that was to be tried first, and is not usable here."""
+
+    @property
+    def name(self) -> str:
+        """A key of `farm.render.providers.PROVIDERS`."""
+        return self.choice.name
 
     def __str__(self) -> str:
-        fallback = f", for want of {self.instead_of}" if self.instead_of else ""
-        return (
-            f"{self.device} (ONNX Runtime {onnxruntime.__version__}, "
-            f"{PROVIDERS[self.name]}{fallback})"
-        )
+        return f"{self.device} ({self.choice})"
 
 
 def choose_provider(device: str, *, wanted: str | None = None) -> Provider:
-    """Return the provider for a device.
-
-    `auto` takes CUDA where torch sees a GPU and ONNX Runtime's build for it is installed, DirectML
-    or OpenVINO where such a build of ONNX Runtime is installed, else the CPU. TensorRT compiles for
-    minutes before its first image, so it is taken only when it is asked for.
-
-    Args:
-        device: `auto`, `cpu`, `cuda` or `cuda:1`.
-        wanted: a key of `PROVIDERS` that overrules the choice.
+    """Return the provider for a device; see `farm.render.providers.choose`.
 
     Raises:
         InputError: there is no such provider, or it is not usable here.
     """
-    built_in = onnxruntime.get_available_providers()
-    usable = [name for name in PROVIDERS if PROVIDERS[name] in built_in and _has_device(name)]
-    if wanted is not None:
-        if wanted not in PROVIDERS:
-            raise InputError(
-                f"there is no ONNX Runtime provider '{wanted}'; there are {', '.join(PROVIDERS)}",
-                hint=suggest(wanted, PROVIDERS),
-            )
-        if wanted not in usable:
-            lacks = (
-                "this machine has no CUDA device"
-                if PROVIDERS[wanted] in built_in
-                else f"the installed ONNX Runtime {onnxruntime.__version__} was built without it"
-            )
-            raise InputError(
-                f"ONNX Runtime's provider '{wanted}' cannot be used here: {lacks}",
-                note=f"usable here: {', '.join(usable)}",
-                hint=f"unset {PROVIDER_VARIABLE}, or install the build of ONNX Runtime that has it",
-            )
-        return Provider(name=wanted, device=_place(wanted, device))
-    if device.partition(":")[0] == "cuda" and "cuda" not in usable:
-        raise InputError(
-            f"device '{device}' cannot be used by ONNX Runtime here",
-            note=f"usable providers: {', '.join(usable)}",
-            hint="use device auto or cpu, or install onnxruntime-gpu beside a CUDA build of torch",
-        )
-    if device == "cpu":
-        return Provider(name="cpu", device=torch.device("cpu"))
-    for name in ("cuda", "directml", "openvino"):
-        if name in usable:
-            return Provider(name=name, device=_place(name, device))
-    missed = "CUDAExecutionProvider" if torch.cuda.is_available() else None
-    return Provider(name="cpu", device=torch.device("cpu"), instead_of=missed)
-
-
-def _has_device(name: str) -> bool:
-    return name not in _ON_GPU or torch.cuda.is_available()
-
-
-def _place(name: str, device: str) -> torch.device:
-    if name not in _ON_GPU:
-        return torch.device("cpu")
-    return torch.device(device if device.startswith("cuda") else "cuda")
+    choice = choose(device, wanted=wanted, has_gpu=torch.cuda.is_available())
+    if choice.name not in ON_GPU:
+        return Provider(choice=choice, device=torch.device("cpu"))
+    place = device if device.startswith("cuda") else "cuda"
+    return Provider(choice=choice, device=torch.device(place))
 
 
 def require_opset(opset: int) -> None:
@@ -203,7 +145,7 @@ def describe_bundle(bundle: OnnxBundle) -> ModelDescription:
         return ModelDescription(
             family=facts["family"],
             scheduler=scheduler,
-            tokenizers=tokenizers,
+            tokenizers=expanding(tokenizers, facts.get("expansions", {})),
             text_layers=tuple(facts["text_layers"]),
             own_height=facts["own_height"],
             own_width=facts["own_width"],
@@ -223,6 +165,36 @@ def describe_bundle(bundle: OnnxBundle) -> ModelDescription:
             note=f"made with {', '.join(f'{k} {v}' for k, v in bundle.made_by.items())}",
             hint="export the model again with the libraries that are installed here",
         ) from error
+
+
+def expanding(
+    tokenizers: Sequence[Tokenizer], expansions: Mapping[str, str]
+) -> tuple[Tokenizer, ...]:
+    """Return tokenizers that read one word of a prompt as several, as embeddings need it."""
+    if not expansions:
+        return tuple(tokenizers)
+    return tuple(_Expanding(one, expansions) for one in tokenizers)
+
+
+class _Expanding:
+    """A tokenizer that reads the token of an embedding of several vectors as all of its words."""
+
+    def __init__(self, tokenizer: Tokenizer, expansions: Mapping[str, str]) -> None:
+        self._tokenizer = tokenizer
+        self._words = {
+            re.compile(rf"(?<!\w){re.escape(token)}(?!\w)"): words
+            for token, words in expansions.items()
+        }
+        self.model_max_length = tokenizer.model_max_length
+
+    def __call__(self, text: Sequence[str], **options: object) -> Any:  # noqa: ANN401 - transformers' own
+        """Return token ids as `input_ids`."""
+        return self._tokenizer([self._expanded(prompt) for prompt in text], **options)
+
+    def _expanded(self, prompt: str) -> str:
+        for token, words in self._words.items():
+            prompt = words.join(token.split(prompt))
+        return prompt
 
 
 def _scheduler(path: Path) -> Any:  # noqa: ANN401 - diffusers' schedulers share no useful type
@@ -252,7 +224,7 @@ def open_session(
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     chain: list[tuple[str, dict[str, str]]] = []
-    if provider.name in _ON_GPU:
+    if provider.name in ON_GPU:
         number = {"device_id": str(provider.device.index or 0)}
         if provider.name == "tensorrt":
             chain.append((PROVIDERS["tensorrt"], {**number, "trt_engine_cache_enable": "1"}))
@@ -262,13 +234,21 @@ def open_session(
         chain.append((PROVIDERS[provider.name], {}))
     chain.append((PROVIDERS["cpu"], {}))
     try:
-        return onnxruntime.InferenceSession(str(file), options, providers=chain)
+        session = onnxruntime.InferenceSession(str(file), options, providers=chain)
     except Exception as error:
         raise ModelError(
             f"ONNX Runtime {onnxruntime.__version__} cannot run {file.name}: {_sentence(error)}",
             where=str(file.parent),
             hint="export the model again here, with a lower --opset if that is the reason",
         ) from error
+    # What it cannot load it leaves out, and says so to its developers alone.
+    if PROVIDERS[provider.name] not in session.get_providers():
+        raise ModelError(
+            f"ONNX Runtime {onnxruntime.__version__} cannot load its provider {provider.name} here",
+            note="its libraries (CUDA, cuDNN or the like) are missing, or of another version",
+            hint=f"install them, or set {PROVIDER_VARIABLE}=cpu",
+        )
+    return session
 
 
 def _sentence(error: Exception) -> str:
@@ -288,7 +268,7 @@ class OnnxRuntime:
         threads: int | None,
         cuda_graph: bool = False,
     ) -> None:
-        if bundle.target == "cuda" and provider.name not in _ON_GPU:
+        if bundle.target == "cuda" and provider.name not in ON_GPU:
             raise ModelError(
                 f"this ONNX bundle is written for CUDA ({bundle.dtype}), and this is {provider}",
                 where=str(bundle.folder),
@@ -309,7 +289,7 @@ class OnnxRuntime:
         self._provider = provider
         self._normalised = tuple(bundle.model["normalised"])
         self._encoders = [opened(name) for name in TEXT_ENCODERS if name in bundle.components]
-        self._unet = opened(UNET, graph=cuda_graph and provider.name in _ON_GPU)
+        self._unet = opened(UNET, graph=cuda_graph and provider.name in ON_GPU)
         self._decoder = opened(VAE_DECODER)
         self._facts = RenderFacts(
             dtype=bundle.dtype,

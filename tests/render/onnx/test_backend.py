@@ -17,14 +17,15 @@ from farm.render import Renderer, exporting, open_renderer
 from farm.render.difference import psnr
 from farm.render.lane.networks import EncodedText
 from farm.render.lane.onnx_runtime import (
-    PROVIDER_VARIABLE,
     OnnxRuntime,
     Provider,
     choose_provider,
+    open_session,
     size_of_axis,
     sizes_of_axes,
 )
 from farm.render.onnx_bundle import OnnxBundle
+from farm.render.providers import PROVIDER_VARIABLE, PROVIDERS, Choice, choose, outlook
 from farm.task import Failed, FailureKind, PipelineKey, Rendered, TaskSpec, task_id
 
 pytestmark = [pytest.mark.xdist_group("onnx"), pytest.mark.timeout(900)]
@@ -191,9 +192,48 @@ def test_the_environment_names_the_provider(
         open_renderer(PipelineKey("onnx", str(tiny_bundle.folder), "float32"), device="auto")
 
 
-def test_a_fallback_is_named() -> None:
-    fallen = Provider(name="cpu", device=torch.device("cpu"), instead_of="CUDAExecutionProvider")
-    assert str(fallen).endswith("CPUExecutionProvider, for want of CUDAExecutionProvider)")
+def test_a_fallback_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: [PROVIDERS["cpu"]])
+    choice = choose("auto", wanted=None, has_gpu=True)
+    assert str(choice).endswith("CPUExecutionProvider, for want of CUDAExecutionProvider")
+    provider = Provider(choice=choice, device=torch.device("cpu"))
+    assert str(provider) == f"cpu ({choice})"
+
+
+@pytest.mark.parametrize(
+    ("device", "built_in", "has_gpu", "expected"),
+    [
+        ("auto", ["cuda", "tensorrt", "cpu"], True, "cuda"),
+        ("auto", ["cuda", "tensorrt", "cpu"], False, "cpu"),
+        ("auto", ["directml", "cpu"], False, "directml"),
+        ("auto", ["openvino", "cpu"], False, "openvino"),
+        ("cpu", ["cuda", "openvino", "cpu"], True, "cpu"),
+        ("cuda:1", ["cuda", "cpu"], True, "cuda"),
+    ],
+)
+def test_a_device_has_the_provider_that_suits_it(
+    device: str,
+    built_in: list[str],
+    expected: str,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    has_gpu: bool,
+) -> None:
+    names = [PROVIDERS[name] for name in built_in]
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: names)
+    assert choose(device, wanted=None, has_gpu=has_gpu).name == expected
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
+def test_the_outlook_is_what_is_chosen() -> None:
+    assert outlook() == choose_provider("auto").choice
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
+def test_a_provider_that_cannot_be_loaded_is_no_silent_fallback(tiny_bundle: OnnxBundle) -> None:
+    cuda = Provider(choice=Choice(name="cuda"), device=torch.device("cuda"))
+    with pytest.raises(ModelError, match="cannot load its provider cuda here"):
+        open_session(tiny_bundle.components["unet"].file, provider=cuda, threads=1)
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])

@@ -36,7 +36,7 @@ def test_a_copy_is_the_same_bundle(tiny_bundle: OnnxBundle, copy: Path) -> None:
     opened = open_bundle(copy)
     assert opened.model == tiny_bundle.model
     assert opened.model_sha256 == tiny_bundle.model_sha256
-    assert set(opened.components) == {"text_encoder", "unet", "vae_decoder", "vae_encoder"}
+    assert set(opened.components) == {"text_encoder", "unet", "vae_decoder"}
 
 
 def test_the_index_vouches_for_every_file(copy: Path) -> None:
@@ -100,9 +100,21 @@ def test_a_folder_without_an_index_is_no_bundle(tmp_path: Path) -> None:
 
 def test_models_lists_it_as_a_job_names_it(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FARM_MODELS", str(copy.parent))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(copy.parent / "empty"))
     [found] = [model for model in list_models() if model.kind == "onnx"]
     assert resolve_model(found.reference).path == copy
     assert found.size > 0
+
+
+def test_models_lists_those_of_first_use_with_their_origin(
+    copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    place = Path(shutil.copytree(copy, tmp_path / "farm/onnx/abc-float32"))
+    shutil.copytree(copy, tmp_path / "farm/onnx/.abc-float32.draft-1")
+    [found] = [model for model in list_models() if model.kind == "onnx"]
+    assert resolve_model(found.reference).path == found.path == place
+    assert found.made_from == json.loads((copy / ONNX_INDEX).read_text())["model"]["reference"]
 
 
 @pytest.mark.parametrize("backend", ["diffusers", "torch"])
