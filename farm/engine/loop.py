@@ -83,7 +83,7 @@ WAIT_S = 0.5
 """Longest wait for news; also how soon a stop request is heeded."""
 LEASES_PER_WORKER = 2
 """One rendering, one waiting behind it, so that a stream can run on."""
-MOST_LEASES = 8
+MOST_LEASES = 12
 """Where a renderer draws more tasks at once than two chunks have."""
 LONELY_S = 60.0
 """How long no worker is normal: Ray's start and a worker's imports on a busy machine."""
@@ -467,7 +467,7 @@ class _Run:
                 is_wanting = depth <= LEASES_PER_WORKER or self.is_hungry(name)
                 if not is_wanting:
                     continue
-                if len(worker.leases) < depth and (chunk := self.next_chunk(worker)):
+                if len(worker.leases) < depth and (chunk := self.next_chunk(name)):
                     if chunk.history.crashes >= self.policy.deaths_alone:
                         self.condemn(chunk)
                         continue
@@ -515,8 +515,9 @@ class _Run:
             )
         )
 
-    def next_chunk(self, worker: _WorkerState) -> Chunk | None:
-        """Return what `worker` should be leased, or None if nothing should."""
+    def next_chunk(self, name: str) -> Chunk | None:
+        """Return what a worker should be leased, or None if nothing should."""
+        worker = self.workers[name]
         if worker.node_id in self.avoided:
             return None
         held = Counter(state.key for state in self.workers.values() if state.key is not None)
@@ -533,9 +534,10 @@ class _Run:
             is_ahead = bool(worker.leases)
             others = len(self.workers) - 1
             is_needed = others and self.workload.pending(key) <= others
-            if is_ahead and (key != worker.key or is_needed):
+            if is_ahead and (key != worker.key or (is_needed and not self.is_hungry(name))):
                 # A chunk that waits here could be rendered elsewhere, or this worker may be needed
-                # for another pipeline by the time it is free.
+                # for another pipeline by the time it is free. In a hungry worker nothing waits: the
+                # last images belong into a batch, not into one of their own.
                 return None
             suits = functools.partial(self.suits, worker, key)
             chunk = self.workload.cut(key, workers=max(1, len(self.workers)), suits=suits)
