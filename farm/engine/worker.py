@@ -150,6 +150,8 @@ class Worker:
         self._inbox: deque[Chunk] = deque()
         self._outbox: list[ChunkOutcome] = []
         self._bug: BaseException | None = None
+        self._has_opened = False
+        """A renderer is new, and nobody has been told how much it wants."""
         self._stopping = False
         self._spent = False
 
@@ -179,10 +181,14 @@ class Worker:
             self._news.notify_all()
 
     def report(self, timeout_s: float) -> WorkerReport:
-        """Return outcomes as soon as there are any, else what is going on after `timeout_s`."""
+        """Return outcomes as soon as there are any, else what is going on after `timeout_s`.
+
+        A renderer that has just been opened is told of at once: it may want more than is leased.
+        """
         with self._news:
-            self._news.wait_for(lambda: self._outbox or self._bug, timeout_s)
+            self._news.wait_for(lambda: self.has_news, timeout_s)
             outcomes, self._outbox = tuple(self._outbox), []
+            self._has_opened = False
             if self._bug is not None:
                 raise self._bug
             is_spent = self._spent and not (self._lots or self._inbox)
@@ -197,8 +203,8 @@ class Worker:
 
     @property
     def has_news(self) -> bool:
-        """`report` would return outcomes at once."""
-        return bool(self._outbox or self._bug)
+        """`report` would return at once."""
+        return bool(self._outbox or self._bug or self._has_opened)
 
     def prove_output(self, token: str) -> None:
         """Write `token` where the driver can see it, if this output is the driver's output."""
@@ -219,7 +225,10 @@ class Worker:
     # --- the rendering thread -------------------------------------------------------------------
 
     def work(self) -> Iterator[None]:
-        """Render what is in the inbox, one step an image, until the inbox is empty."""
+        """Render what is in the inbox, a step at a time, until the inbox is empty.
+
+        A step is an image, or a new renderer being ready.
+        """
         while self._inbox:
             at_hand = [self._inbox[0], *(lot.chunk for lot in list(self._lots.values()))]
             if self._meets_store_fault() or any(chunk.history.alone for chunk in at_hand):
@@ -249,6 +258,8 @@ class Worker:
                 fault = Fault(kind="load", message=_explain(error))
                 self._load_failures[chunk.key] += 1
             else:
+                if self._has_opened:
+                    yield  # whoever drives this may have to lease what a new renderer wants
                 feed = self._feed_one_by_one if chunk.history.alone else self._feed
                 message = "the renderer gave no answer for this task"
                 try:
@@ -305,6 +316,10 @@ class Worker:
         self._key = key
         lot.began = time.perf_counter()
         lot.load_seconds = lot.began - started
+        self._phase = "rendering"
+        with self._news:
+            self._has_opened = True
+            self._news.notify_all()
         return self._renderer
 
     def _effort(self) -> Effort | None:

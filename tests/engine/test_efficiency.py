@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -53,12 +54,16 @@ class HungryRenderer:
     """Wants many tasks before it answers one, and takes as many as there are."""
 
     appetite = 10_000
+    first_meal = 0
+    """Tasks that the latest one could take before it answered any."""
 
     def __init__(self, inner: Renderer) -> None:
         self._inner = inner
 
     def render(self, tasks: Iterator[TaskSpec]) -> Iterator[RenderResult]:
-        return self._inner.render(tasks)
+        taken = list(itertools.islice(tasks, 64))
+        HungryRenderer.first_meal = len(taken)
+        return self._inner.render(itertools.chain(taken, tasks))
 
     def close(self) -> None:
         self._inner.close()
@@ -168,6 +173,12 @@ def test_whoever_is_hungry_first_leaves_the_others_their_share(tmp_path: Path) -
         finish(play(job, executor, factory=HUNGRY))
     assert sum(executor.leased.values()) == 64
     assert max(executor.leased.values()) <= 36
+
+
+def test_a_new_renderer_is_fed_before_it_begins(tmp_path: Path) -> None:
+    job = make_job(tmp_path / "out", prompts="abcd", models=[tmp_path / "model"], seeds=range(16))
+    finish(play(job, InlineExecutor(), factory=HUNGRY))
+    assert HungryRenderer.first_meal == 64
 
 
 def most_leased(events: Iterator[Event]) -> int:

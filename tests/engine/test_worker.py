@@ -107,7 +107,7 @@ def test_a_stop_answers_every_lease_and_commits_what_is_finished(
     worker.lease(_chunk("c1", model, *["fine"] * 12))
     worker.lease(_chunk("c2", model, *["fine"] * 12, seed=50))
     steps = worker.work()
-    for _ in range(5):
+    for _ in range(1 + 5):  # the renderer is ready, then five images
         next(steps)
     worker.ask_to_stop()
     for _ in steps:
@@ -126,7 +126,9 @@ def test_alone_means_one_at_a_time_each_noted_before_it_begins(
     control = Store.open(setup.store_url).control
     worker.lease(_chunk("c1", model, *["fine"] * 3, history=History(crashes=1, alone=True)))
     noted = []
-    for _ in worker.work():
+    steps = worker.work()
+    next(steps)  # the renderer is ready
+    for _ in steps:
         [name] = control.names("leases/")
         noted.append(json.loads(control.read(name) or "")["tasks"])
     assert [len(tasks) for tasks in noted] == [1, 1, 1]
@@ -227,7 +229,7 @@ def test_a_renderer_that_raises_makes_the_worker_spent_once_all_is_answered(
 def test_the_heartbeat_counts_what_no_answer_has_counted(worker: Worker, model: Path) -> None:
     worker.lease(_chunk("c1", model, *["fine"] * 4, "refuse", "fine"))
     steps = worker.work()
-    for _ in range(5):
+    for _ in range(1 + 5):  # the renderer is ready, then five images
         next(steps)
     heartbeat = worker.report(0).heartbeat
     assert (heartbeat.phase, heartbeat.rendered, heartbeat.failed) == ("rendering", 4, 1)
