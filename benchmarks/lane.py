@@ -532,13 +532,12 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     """Return the options."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="small grids, once")
-    parser.add_argument("--repeats", type=int, help="of the embedded model; default: 2, quick: 1")
+    parser.add_argument("--repeats", type=int, default=1, help="of every workload; default: 1")
     parser.add_argument("--images", type=int, help="images a workload; default: 48, quick: 16")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     found = parser.parse_args(words)
-    found.repeats = found.repeats or (1 if found.quick else 2)
     found.images = found.images or (16 if found.quick else 48)
-    found.limit_s = 1.5 if found.quick else 4.0
+    found.limit_s = 1.0 if found.quick else 2.5
     return found
 
 
