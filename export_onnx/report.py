@@ -29,16 +29,6 @@ dd { margin: 0; }
 """
 
 
-def worst_of_each(parity: Parity) -> list[ComponentParity]:
-    """Return the worst measurement of every output of every component, in their order."""
-    worst: dict[tuple[str, str], ComponentParity] = {}
-    for one in parity.components:
-        key = (one.component, one.output)
-        if key not in worst or one.max_abs > worst[key].max_abs:
-            worst[key] = one
-    return list(worst.values())
-
-
 def write_report(
     folder: Path, parity: Parity, pairs: Sequence[Pair], facts: Mapping[str, str]
 ) -> None:

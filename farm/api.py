@@ -183,13 +183,8 @@ def submit(
                 resolve_model(work.key.model)
     store = Store.open(job.output, create=True)
     tell = on_event or _ignore
-    if (other := _other_job(store, job)) is not None:
-        tell(
-            engine.Notice(
-                message=f"{store.url} also holds images of job '{other}': both share one catalog, "
-                "and tasks that both ask for are rendered once"
-            )
-        )
+    for message in _forewarnings(todo, job=job, store=store, is_here=address is None):
+        tell(engine.Notice(message=message))
     store.write_job(manifest.resolve_yaml(job), name=job.name)
     report: RunReport | None = None
     with _stop_on_signal() as stop:
@@ -201,6 +196,21 @@ def submit(
     assert report is not None, "the last event of a run carries its report"
     _wind_up(job, report, store=store, tell=tell)
     return report
+
+
+def _forewarnings(todo: Plan, *, job: Job, store: Store, is_here: bool) -> Iterator[str]:
+    """Yield what a person may want to know before a run begins; `is_here`: on this machine."""
+    from farm.render.exporting import awaits_export
+
+    if (other := _other_job(store, job)) is not None:
+        yield (
+            f"{store.url} also holds images of job '{other}': both share one catalog, and tasks "
+            "that both ask for are rendered once"
+        )
+    keys = [work.key for work in todo.pipelines if work.key.backend == "onnx"]
+    awaited = {key.model for key in keys if is_here and awaits_export(key.model, key.dtype)}
+    for model in sorted(awaited):
+        yield f"backend onnx: {model} is exported first, once a machine; that takes a minute"
 
 
 def _wind_up(job: Job, report: RunReport, *, store: Store, tell: EventReader) -> None:

@@ -100,6 +100,24 @@ def bundle_of(model: str, *, dtype: str, threads: int | None) -> OnnxBundle:
         return open_bundle(folder)
 
 
+def awaits_export(model: str, dtype: str) -> bool:
+    """Return whether `bundle_of` would have to export a model on this machine.
+
+    False, too, of a model that is not here yet: then something else comes first.
+
+    Args:
+        model: any reference.
+        dtype: as in a job; `auto` is what a CPU takes.
+
+    Raises:
+        ModelError: nothing has that name.
+    """
+    source = resolve_model(model)
+    if source.kind == "onnx" or (content := model_sha256(source)) is None:
+        return False
+    return not _place_of(content, "float32" if dtype == "auto" else dtype).exists()
+
+
 def _whole(folder: Path) -> OnnxBundle | None:
     """Return the bundle in the cache, None if there is none; a damaged one is removed."""
     if not folder.exists():

@@ -39,6 +39,7 @@ def test_an_exported_model_draws_what_the_model_draws(
         "backend-subject.png",
         "difference.png",
     }
+    assert "backend onnx: builtin:sprites is exported first" in first.err
     assert "exporting builtin:sprites to ONNX, once" in first.err
 
     asked = farm(
@@ -58,4 +59,4 @@ def test_an_exported_model_draws_what_the_model_draws(
 
     again = farm(*submit, "--force")
     assert again.json["rendered"] == 9
-    assert "exporting" not in again.err
+    assert "export" not in again.err

@@ -139,6 +139,17 @@ def test_workers_that_start_together_export_once(
     assert calls == [str(tiny_sd)]
 
 
+def test_whether_an_export_comes_first(
+    tiny_sd: Path, tiny_bundle: OnnxBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = str(tiny_sd)
+    assert not exporting.awaits_export(model, "auto")
+    assert not exporting.awaits_export(str(tiny_bundle.folder), "auto")
+    assert not exporting.awaits_export("someone/something-not-here", "auto")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert exporting.awaits_export(model, "auto")
+
+
 def test_a_damaged_bundle_in_the_cache_is_made_anew(
     tiny_sd: Path, tiny_bundle: OnnxBundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

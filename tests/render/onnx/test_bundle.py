@@ -6,6 +6,7 @@ import json
 import resource
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from export_onnx.saving import drafting, write_index
 from farm.errors import ModelError, OutputError
 from farm.render import open_renderer
+from farm.render.lane.onnx_runtime import describe_bundle
 from farm.render.models import ONNX_INDEX, list_models, resolve_model
 from farm.render.onnx_bundle import OnnxBundle, open_bundle
 from farm.task import PipelineKey
@@ -91,6 +93,20 @@ def test_an_index_that_makes_no_sense_is_refused(
     rewrite(copy, change)
     with pytest.raises(ModelError, match=f"{ONNX_INDEX} cannot be read"):
         open_bundle(copy)
+
+
+def test_what_the_installed_libraries_do_not_know_is_said_with_who_made_it(copy: Path) -> None:
+    config = copy / "scheduler/scheduler_config.json"
+    config.write_text(config.read_text().replace("DDIMScheduler", "FutureScheduler"))
+    with pytest.raises(ModelError, match=r"cannot be used: .*FutureScheduler") as caught:
+        describe_bundle(replace(_trusted(copy), made_by={"diffusers": "99.0"}))
+    assert caught.value.note == "made with diffusers 99.0"
+
+
+def _trusted(folder: Path) -> OnnxBundle:
+    """Open a bundle that was changed on purpose."""
+    write_index(folder, json.loads((folder / ONNX_INDEX).read_text()))
+    return open_bundle(folder)
 
 
 def test_a_folder_without_an_index_is_no_bundle(tmp_path: Path) -> None:
