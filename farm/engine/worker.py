@@ -258,22 +258,26 @@ class Worker:
                 fault = Fault(kind="load", message=_explain(error))
                 self._load_failures[chunk.key] += 1
             else:
-                if self._has_opened:
-                    yield  # whoever drives this may have to lease what a new renderer wants
-                feed = self._feed_one_by_one if chunk.history.alone else self._feed
-                message = "the renderer gave no answer for this task"
-                try:
-                    for stream in feed(lot):
-                        for result in renderer.render(stream):
-                            self._take(result)
-                            yield
-                except Exception as error:  # noqa: BLE001 - a renderer must not raise; this one did
-                    message = _explain(error)
-                    self._discard_renderer()
-                self._fail_unanswered(message)
+                yield from self._draw(renderer, lot)
         for open_lot in list(self._lots.values()):
             if open_lot.left:
                 self._close(open_lot, fault)
+
+    def _draw(self, renderer: Renderer, lot: _Lot) -> Iterator[None]:
+        """Render `lot` and what follows it; account for tasks that the renderer never answers."""
+        if self._has_opened:
+            yield  # whoever drives this may have to lease what a new renderer wants
+        feed = self._feed_one_by_one if lot.chunk.history.alone else self._feed
+        message = "the renderer gave no answer for this task"
+        try:
+            for stream in feed(lot):
+                for result in renderer.render(stream):
+                    self._take(result)
+                    yield
+        except Exception as error:  # noqa: BLE001 - a renderer must not raise; this one did
+            message = _explain(error)
+            self._discard_renderer()
+        self._fail_unanswered(message)
 
     def _wait_for_commits(self) -> None:
         """Wait until every chunk begun so far has been answered.
