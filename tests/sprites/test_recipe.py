@@ -37,9 +37,9 @@ def test_every_command_goes_on_from_the_one_before(
         recipe.main()
 
     run("autoencoder", "--minutes", "0.01", "--subjects", "1")
-    run("encode", "--variants", "3", "--subjects", "2")
+    run("encode", "--variants", "9", "--subjects", "2")
     latents, shots, _ = denoiser.read_latents(work)
-    assert latents.shape == (24, networks.LATENT_CHANNELS, 16, 16)
+    assert latents.shape == (72, networks.LATENT_CHANNELS, 16, 16)
     assert {(shot.subject, shot.style) for shot in shots} == {
         (subject.name, style) for subject in SUBJECTS for style in STYLES
     }
