@@ -172,7 +172,7 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("--threads", type=int, default=torch.get_num_threads())
     for name in ("autoencoder", "encode", "decoder", "evaluate"):
         made[name].add_argument(
-            "--subjects", type=int, default=32, help="how many of the catalogue, from its head"
+            "--subjects", type=int, default=48, help="how many of the catalogue, from its head"
         )
     for name in ("autoencoder", "denoiser", "decoder"):
         made[name].add_argument(
