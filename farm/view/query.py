@@ -396,16 +396,23 @@ class _Question:
         """Give a database in which the question can be asked, and its SQL."""
         import duckdb
 
-        names = [resolve_column(name, table.column_names) for name in self.columns]
-        if self.sql is not None and names:
+        view_name = (self.sql or TABLE).strip()
+        if view_name in self.views and self.columns:
+            # A view has columns of its own; it is for the database to say which.
+            sql = f"SELECT {', '.join(map(_quote, self.columns))} FROM {_quote(view_name)}"  # noqa: S608 - see _connect
+        elif view_name in self.views:
+            sql = f"SELECT * FROM {_quote(view_name)}"  # noqa: S608 - see _connect
+        elif self.sql is not None and self.columns:
             raise InputError(
                 "columns are named either in the SQL or apart from it, not both",
                 hint="put them after SELECT",
             )
-        listed = ", ".join(_quote(name) for name in names) or "*"
-        sql = f"SELECT {listed} FROM {TABLE}" if self.sql is None else self.sql  # noqa: S608 - see _connect
-        if sql.strip() in self.views:
-            sql = f"SELECT * FROM {_quote(sql.strip())}"  # noqa: S608 - see _connect
+        elif self.sql is not None:
+            _refuse_unknown_view(view_name, self.views)
+            sql = self.sql
+        else:
+            names = [resolve_column(name, table.column_names) for name in self.columns]
+            sql = f"SELECT {', '.join(map(_quote, names)) or '*'} FROM {TABLE}"  # noqa: S608 - see _connect
         # The line break keeps a comment at the end of `where` from swallowing the parenthesis.
         kept = f"WHERE ({self.where}\n)" if self.where and self.where.strip() else ""
         view = f"CREATE VIEW {TABLE} AS SELECT * FROM every_row {kept}"  # noqa: S608 - see _connect
@@ -527,6 +534,16 @@ def _explain(error: duckdb.Error, columns: Sequence[str]) -> InputError:
         note = f"columns: {', '.join(columns)}"
         hint = _nearest(name, columns) or f"text stands in single quotes: '{name}'"
     return InputError(message, where="SQL", note=note, hint=hint)
+
+
+def _refuse_unknown_view(word: str, views: Iterable[str]) -> None:
+    """Raise an InputError if SQL is one word, which can only be meant as a view's name."""
+    if _NAME.fullmatch(word):
+        raise InputError(
+            f"there is no view '{word}'",
+            note=f"views: {', '.join(views)}",
+            hint=suggest(word, views) or "farm query OUTPUT --views lists them",
+        )
 
 
 # --- showing -----------------------------------------------------------------------------------

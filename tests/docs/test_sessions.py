@@ -53,6 +53,7 @@ def run_console(fence: Fence, monkeypatch: pytest.MonkeyPatch) -> None:
     for exchange in exchanges:
         command, _, shown = exchange.partition("\n")
         said = run_command(command, monkeypatch)
+        assert ("error: " in said) == ("error: " in shown), f"{fence}: $ {command}\n{said}"
         assert re.fullmatch(pattern_of(shown), said), (
             f"{fence}: $ {command}\n--- the page says\n{shown}\n--- it is\n{said}"
         )

@@ -400,6 +400,19 @@ def test_every_view_can_be_asked(name: str, output: str) -> None:
     assert query(output, f"select count(*) as n from {name}")["n"].to_pylist() == [len(answer)]
 
 
+def test_a_view_is_asked_for_some_of_its_columns(output: str) -> None:
+    table = query(output, "duplicates", columns=["duplicates", "image_path"])
+    assert table.column_names == ["duplicates", "image_path"]
+    with pytest.raises(InputError, match="sampler"):
+        query(output, "workers", columns=["sampler"])
+
+
+def test_a_word_that_names_no_view_gets_a_suggestion(output: str) -> None:
+    with pytest.raises(InputError, match="no view 'duplicate'") as raised:
+        query(output, "duplicate")
+    assert raised.value.hint == "did you mean 'duplicates'?"
+
+
 def test_views_of_an_output_without_rows_are_empty(make_output: MakeOutput) -> None:
     empty = make_output([])
     assert [query(empty, name).num_rows for name in VIEWS] == [0] * len(VIEWS)
