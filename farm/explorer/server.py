@@ -457,8 +457,8 @@ def serve(
         )
     import uvicorn
 
-    if token is None and host not in LOOPBACK:
-        token = secrets.token_urlsafe(16)
+    if not token and host not in LOOPBACK:
+        token = secrets.token_urlsafe(16)  # an empty one is none
     explorer = Explorer(output, rater=rater or _user(), folder=Path.cwd())
     app = make_app(explorer, token=token or None)
     listening = _listen(host, port)

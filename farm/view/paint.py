@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 from PIL import Image, ImageChops, ImageDraw, TiffImagePlugin
 
@@ -114,7 +114,19 @@ DARK = Theme(
     missing=_Hatching(ground=(32, 33, 37), lines=(50, 52, 58), ink=(142, 144, 152)),
     failure=_Hatching(ground=(52, 28, 27), lines=(84, 42, 39), ink=(240, 144, 132)),
 )
-THEMES: Mapping[Literal["light", "dark"], Theme] = MappingProxyType({"light": LIGHT, "dark": DARK})
+THEMES: Mapping[str, Theme] = MappingProxyType({"light": LIGHT, "dark": DARK})
+
+
+def theme_of(name: str) -> Theme:
+    """Return the theme of that name.
+
+    Raises:
+        InputError: there is none.
+    """
+    if name not in THEMES:
+        raise InputError(f"there is no theme '{name}'", hint=f"there are: {', '.join(THEMES)}")
+    return THEMES[name]
+
 
 _SCALE: tuple[Colour, ...] = (
     (68, 1, 84), (71, 45, 123), (59, 82, 139), (44, 114, 142), (33, 145, 140), (40, 174, 128),

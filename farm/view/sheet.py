@@ -96,7 +96,7 @@ def make_sheet(
         raise _nothing(chosen, where=output, hint=f"farm status {output}")
     files = open_files(store.url)
     source = _Source(read=files.get, thumbnails=Thumbnails(files))
-    theme = paint.THEMES[chosen.theme]
+    theme = paint.theme_of(chosen.theme)
     pages = [
         (one, part)
         for one in _arrange(table, chosen)
@@ -134,7 +134,7 @@ def draw_sheet(frame: pd.DataFrame, settings: SheetSettings) -> Image.Image:
             f"this sheet would have {whole.width:,} {_TIMES} {whole.height:,} pixels",
             hint="choose fewer rows, or smaller pictures with tile",
         )
-    return paint.paint(whole, one.contents(source, whole), paint.THEMES[settings.theme])
+    return paint.paint(whole, one.contents(source, whole), paint.theme_of(settings.theme))
 
 
 def _nothing(settings: SheetSettings, *, where: str, hint: str | None) -> InputError:
@@ -335,15 +335,17 @@ def choose_axes(
     Columns that follow from others (a prompt from its variables) are no axes. What reads longest
     goes down, because labels have room there; of the rest, what has most values goes across; seeds
     are tiled inside the cells as long as something else can be an axis. If too many pictures would
-    share a cell, the axis with most values among them gets pages.
+    share a cell, the axis with most values among them gets pages. What has more values than an axis
+    has room for gets pages too, unless it is asked for.
     """
     given = [name for name in (x, y, page, super_x, super_y) if name is not None]
     if len(set(given)) < len(given):
         raise InputError("every axis of a sheet is another column", hint="name each only once")
     free = _independent(rows, order, given)
     count = {name: len({row[name] for row in rows}) for name in free}
-    settings = [name for name in free if name != "seed"]
-    seeds = [name for name in free if name == "seed"]
+    fitting = [name for name in free if count[name] <= _MOST_VALUES]
+    settings = [name for name in fitting if name != "seed"]
+    seeds = [name for name in fitting if name == "seed"]
 
     def length(name: str) -> int:
         texts = {row[name] for row in rows if isinstance(row[name], str)}
@@ -367,7 +369,7 @@ def choose_axes(
         y = take([name for name in seeds if name in free], count.__getitem__)
     found = Axes(x=x, y=y, page=None, super_x=super_x, super_y=super_y, inside=tuple(free))
     if page is None and _slots(rows, found) > _MOST_TILES:
-        page = take(settings, count.__getitem__)
+        page = take(settings or [name for name in free if name not in fitting], count.__getitem__)
     return dataclasses.replace(found, page=page, inside=tuple(free))
 
 
@@ -599,7 +601,7 @@ class _One:
                 reason = record.get("error_message") or ""
                 return paint.Missing(headline=kind, reason=reason, is_failure=True)
             case _:
-                return paint.Missing()  # the header tells how many; here hatching says enough
+                return paint.Missing(headline="to do")
 
 
 def _arrange(table: Table, settings: SheetSettings) -> Iterator[_One]:
@@ -644,14 +646,14 @@ def _arrange(table: Table, settings: SheetSettings) -> Iterator[_One]:
 
 
 def _require_few_values(table: Table, axes: Axes) -> None:
-    """Refuse axes that nobody could look along."""
-    for name in (axes.x, axes.y, axes.super_x, axes.super_y, axes.page):
+    """Refuse axes that nobody could look along. Pages may be any number: each is a sheet."""
+    for name in (axes.x, axes.y, axes.super_x, axes.super_y):
         if name is None or (count := len({row[name] for row in table.rows})) <= _MOST_VALUES:
             continue
+        label = display(name)
         raise InputError(
-            f"'{display(name)}' has {count:,} values, and a sheet has room for {_MOST_VALUES:,}",
-            hint="choose some with --where, or give it up as an axis and divide the pictures into "
-            "pages by another column with --page",
+            f"'{label}' has {count:,} values, and an axis has room for {_MOST_VALUES:,}",
+            hint=f"--page {label} makes a sheet of each; --where chooses some",
         )
 
 

@@ -92,6 +92,8 @@ class Thumbnails:
         except FileNotFoundError:
             kept = b""
         if _is_whole(kept):
+            if not self._files.exists(image_path):
+                raise FileNotFoundError(image_path)
             return kept
         data = shrink(self._files.get(image_path), size)
         if self._is_kept:

@@ -301,3 +301,12 @@ def test_a_job_is_planned_submitted_and_watched(
         ready(page)
         page.wait_for_function("() => farm.column('backend').levels.includes('pattern')")
         page.goto("about:blank")
+
+
+@pytest.mark.parametrize("token", [None, ""])
+def test_elsewhere_than_on_loopback_there_is_always_a_token(output: str, token: str | None) -> None:
+    with served(output, host="0.0.0.0", token=token) as address:
+        bare, _, given = address.partition("?token=")
+        assert len(given) > 16
+        local = bare.replace("0.0.0.0", "127.0.0.1")
+        assert ask(local)[0] == 401

@@ -445,6 +445,20 @@ def test_an_axis_of_ten_thousand_values_asks_for_paging(
         make_sheet(make_output([], job=job), x="seed", y="sampler", out=tmp_path / "s.png")
 
 
+def test_a_theme_that_is_none_is_named(make_output: MakeOutput, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no theme 'pink'") as raised:
+        make_sheet(make_output([TaskSpec()]), theme="pink", out=tmp_path / "s.png")
+    assert raised.value.hint == "there are: light, dark"
+
+
+def test_what_fits_no_axis_gets_pages() -> None:
+    rows = [
+        {"sampler": sampler, "seed": seed} for sampler in ("euler", "ddim") for seed in range(1001)
+    ]
+    axes = choose_axes(rows, order=("sampler", "seed"))
+    assert (axes.x, axes.y, axes.page) == (None, "sampler", "seed")
+
+
 def test_an_image_that_was_deleted_is_hatched(
     assets: Assets, make_output: MakeOutput, tmp_path: Path
 ) -> None:

@@ -77,7 +77,7 @@ def test_it_is_made_once_and_lies_where_its_name_says(store: Store) -> None:
     thumbnails = Thumbnails.open(store.url)
     path = put(store, picture(300, 300))
     first = thumbnails.get(path, 128)
-    store._files.delete(path)
+    store._files.put(path, b"not read again")
     assert thumbnails.get(path, 128) == first
     name = thumbnails.name(path, 128)
     assert name == f"thumbnails/128/{path.removeprefix('images/')}.webp"
@@ -93,6 +93,16 @@ def test_a_damaged_thumbnail_is_made_again(store: Store, damage: bytes) -> None:
         store._files.put(thumbnails.name(path, 128), bad)
         assert thumbnails.get(path, 128) == whole
         assert store._files.get(thumbnails.name(path, 128)) == whole
+
+
+def test_a_thumbnail_does_not_outlive_its_image(store: Store) -> None:
+    thumbnails = Thumbnails.open(store.url)
+    path = put(store, picture(300, 300))
+    thumbnails.get(path, 128)
+    store._files.delete(path)
+    with pytest.raises(FileNotFoundError):
+        thumbnails.get(path, 128)
+    assert next(thumbnails.each([path], 128)).problem == "the image is missing"
 
 
 def test_what_cannot_be_kept_is_still_returned(tmp_path: Path) -> None:
