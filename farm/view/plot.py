@@ -12,9 +12,11 @@ matplotlib is known to this module alone, and only where something is drawn.
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import os
 import textwrap
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -28,6 +30,7 @@ from farm.store import Store
 from farm.store.layout import SHEETS
 from farm.view.publish import publish
 from farm.view.sheet import Record, Table, display, show
+from farm.view.typeface import system_font_files
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,7 +48,6 @@ _COLOURS = (
 )  # fmt: skip
 """Okabe and Ito's, grey for their black, their yellow darker so that thin lines show on white."""
 _BINS = 30
-_FAMILY = "Inter"
 Values: TypeAlias = "np.ndarray[Any, np.dtype[np.float64]]"
 
 
@@ -85,7 +87,12 @@ def make_plot(
         )
     figure = draw_plot(Table.read(store, where=settings.where), settings)
     folder = f"{store.url}/{SHEETS}" if out is None else str(path.parent)
-    return publish(folder, path.name, lambda file: figure.savefig(file, dpi=144), what="the plot")
+
+    def save(file: Path) -> None:
+        with _typeface():  # a figure asks for its fonts when it is written
+            figure.savefig(file, dpi=144)
+
+    return publish(folder, path.name, save, what="the plot")
 
 
 def draw_plot(table: Table, settings: PlotSettings) -> Figure:
@@ -128,12 +135,32 @@ def _typeface() -> Iterator[None]:
     import matplotlib as mpl
     from matplotlib import font_manager
 
-    if not any(font.name == _FAMILY for font in font_manager.fontManager.ttflist):
-        for name in ("Inter-Regular.otf", "Inter-SemiBold.otf"):
-            with resources.as_file(resources.files("farm.view") / "fonts" / name) as path:
-                font_manager.fontManager.addfont(path)
-    with mpl.rc_context({"font.family": [_FAMILY, "DejaVu Sans"], "svg.fonttype": "path"}):
-        yield
+    folder = resources.files("farm.view") / "fonts"
+    families = []
+    with contextlib.ExitStack() as stack:
+        bundled = (
+            str(stack.enter_context(resources.as_file(folder / name)))
+            for name in ("Inter-Regular.otf", "Inter-SemiBold.otf")
+        )
+        for file in (*bundled, *system_font_files()):
+            known = font_manager.fontManager.ttflist
+            if not any(font.fname == file for font in known):
+                font_manager.fontManager.addfont(file)
+            families += [font.name for font in known if font.fname == file]
+    families.append("DejaVu Sans")
+    log = logging.getLogger("matplotlib.font_manager")
+    level = log.level
+    with (
+        mpl.rc_context({"font.family": families, "svg.fonttype": "path"}),
+        warnings.catch_warnings(),
+    ):
+        # Of a character or a weight that a font lacks the reader sees what comes in its place.
+        warnings.filterwarnings("ignore", message=r"Glyph .* missing from font")
+        log.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            log.setLevel(level)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -261,7 +288,7 @@ def _dress(
     axes: Axes, settings: PlotSettings, *, title: str, x: str, y: str | None, hue: str | None
 ) -> None:
     axes.set_title(title + (f" · {settings.where}" if settings.where else ""), loc="left",
-                   fontsize=13, fontweight="bold", pad=12, parse_math=False)  # fmt: skip
+                   fontsize=13, fontweight="semibold", pad=12, parse_math=False)  # fmt: skip
     axes.set_xlabel(display(x), parse_math=False)
     axes.set_ylabel(display(y) if y else "images", parse_math=False)
     axes.spines[["top", "right"]].set_visible(False)

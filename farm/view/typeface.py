@@ -113,6 +113,11 @@ def _system_fonts() -> tuple[str, ...]:
     return tuple(found)
 
 
+def system_font_files() -> tuple[str, ...]:
+    """Return the files of this machine's fonts that write what Inter lacks, best first."""
+    return tuple(str(ImageFont.truetype(name, 16).path) for name in _system_fonts())
+
+
 def _has(name: str, character: str) -> bool:
     font = _font(name, 16)
     glyph, box = font.getmask(character), font.getmask(_NOWHERE)

@@ -139,3 +139,17 @@ def test_without_matplotlib_the_command_to_install_it_is_told(
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(MissingLibraryError, match=r"pip install '\.\[plot\]'"):
         make_plot(output, PlotSettings(x="cfg"))
+
+
+def test_no_script_makes_a_plot_talk(
+    task: MakeTask,
+    make_output: MakeOutput,
+    tmp_path: Path,
+    recwarn: pytest.WarningsRecorder,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    tasks = [task(prompt=prompt, seed=1) for prompt in ("\u5263", "\u76fe\u306e\u7d75", "sword")]
+    output = make_output(tasks, facts=lambda one: {"sharpness": float(one.seed)})
+    make_plot(output, PlotSettings(x="prompt", y="sharpness"), out=tmp_path / "plot.png")
+    assert not [warning for warning in recwarn if "Glyph" in str(warning.message)]
+    assert "font" not in caplog.text
