@@ -17,7 +17,7 @@ import numpy as np
 
 from farm.explorer.exhibit import Exhibit, PageColumn
 from farm.store.metadata import parameters_text
-from farm.store.row import row_from_columns
+from farm.store.row import asked_task, row_from_columns
 from farm.version import __version__
 
 ROWS_PER_CHUNK: Final = 20_000
@@ -109,9 +109,21 @@ def details(exhibit: Exhibit, number: int) -> list[dict[str, Any]]:
             "parameters": parameters_text(row_from_columns(row))
             if row["status"] == "rendered"
             else None,
+            "asked": _asked(row),
         }
         for row in part.to_pylist()
     ]
+
+
+def _asked(row: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the fields of a row's task that its columns in the page may have otherwise."""
+    task = asked_task(row)
+    if task is None:
+        return None
+    # A browser's numbers do not hold every seed.
+    return {
+        "dtype": task.dtype, "height": task.height, "width": task.width, "seed": str(task.seed)
+    }  # fmt: skip
 
 
 def scripts(exhibit: Exhibit, *, root: str) -> Iterator[tuple[str, bytes]]:

@@ -16,6 +16,7 @@ Pure: no file, no Arrow.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -232,6 +233,24 @@ def row_from_columns(columns: Mapping[str, Any]) -> Row:
     """
     task = TaskSpec(**{name: columns[name] for name in FIELDS})
     return Row(task=task, **{name: columns[name] for name in RESULT_FIELDS})
+
+
+def asked_task(columns: Mapping[str, Any]) -> TaskSpec | None:
+    """Return the task that a catalog has as `columns`, as it was asked for; no template variables.
+
+    The catalog keeps the size and the number type that were used. Those asked for are what gives
+    the row's `task_id` in their place: the same, or left to the model. None if neither does, as
+    when a model draws in another size than it was told.
+    """
+    values = {name: columns[name] for name in FIELDS}
+    height, width, used = values["height"], values["width"], values["dtype"]
+    sizes = ((height, width), (None, None), (height, None), (None, width))
+    dtypes = dict.fromkeys([used, *FIELDS["dtype"].choices])
+    for (high, wide), dtype in itertools.product(sizes, dtypes):
+        task = TaskSpec(**values | {"height": high, "width": wide, "dtype": dtype})
+        if format_task_id(task_digest(task)) == columns["task_id"]:
+            return task
+    return None
 
 
 def to_record(row: Row) -> dict[str, Any]:

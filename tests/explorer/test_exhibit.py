@@ -153,6 +153,18 @@ def test_scripts_hold_every_row_once(make_output: MakeOutput, monkeypatch: Any) 
     assert details[0]["parameters"].startswith("a sword\nSteps: 20")
 
 
+def test_a_size_that_no_task_of_that_id_has_is_not_taken_for_one_that_was_asked(
+    task: MakeTask, make_output: MakeOutput
+) -> None:
+    asked = task(prompt="a", width=64, height=None)
+    output = make_output([asked], facts=lambda _: {"width": 40, "height": 32})
+    assert chunks.details(exhibit_of(output), 0)[0]["asked"] is None
+    other = make_output([asked], facts=lambda _: {"width": 64, "height": 32}, name="other")
+    assert chunks.details(exhibit_of(other), 0)[0]["asked"] == {
+        "dtype": "auto", "height": None, "width": 64, "seed": "0"
+    }  # fmt: skip
+
+
 @given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1))
 def test_numbers_survive_as_far_as_they_mean_something(numbers: list[float]) -> None:
     again = chunks.compact(np.array(numbers))

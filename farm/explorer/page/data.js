@@ -190,7 +190,7 @@ const farmData = {};
 
   const details = new Map();
 
-  /** The rest of what is known of a row: task_id, image_sha256 and the A1111 text. */
+  /** The rest of what is known of a row: task_id, image_sha256, the A1111 text, what was asked for. */
   farm.details = (row) => {
     const { rowsPerDetail, revision } = farm.meta;
     const number = Math.floor(row / rowsPerDetail);

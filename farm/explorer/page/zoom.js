@@ -20,21 +20,29 @@
   // --- copying ---------------------------------------------------------------------------------
 
   /** Text as YAML that means just that, dollar signs and all: YAML reads JSON's quotes. */
-  function yaml(value) {
-    return typeof value === "string" ? JSON.stringify(value.replaceAll("${", () => "$${")) : String(value);
+  function yamlText(text) {
+    return JSON.stringify(text.replaceAll("${", () => "$${")).replace(
+      // Legal in JSON's quotes, and not in YAML's.
+      /[\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]/g,
+      (sign) => `\\u${sign.charCodeAt(0).toString(16).padStart(4, "0")}`);
   }
+
+  /** A number as YAML, which knows no 1e-7. */
+  const yamlNumber = (value) => String(value).replace(/^(-?\d+)e/, "$1.0e");
 
   const isText = (name) => !["height", "width", "clip_skip", "num_inference_steps", "guidance_scale",
     "guidance_rescale", "eta", "seed"].includes(name);
 
-  /** A whole job file that renders the image of a row again. */
-  farm.jobSnippet = (which) => {
-    const lines = [`# One image of ${JSON.stringify(farm.meta.title)}: farm submit FILE`,
-                   `name: one-${farm.ids[which]}`, "defaults:"];
-    for (const column of settings()) {
-      const value = column.value(which);
-      // Seeds beyond 2^53 are texts here, because a browser's numbers are not exact up there.
-      if (value !== null) lines.push(`  ${column.name}: ${isText(column.name) ? yaml(String(value)) : value}`);
+  /** A whole job file that renders the image of a row again: the same task, so the same id. */
+  farm.jobSnippet = async (which) => {
+    const { asked } = await farm.details(which);
+    const lines = [`# One image of ${JSON.stringify(farm.meta.title)}: farm submit FILE`];
+    if (!asked) lines.push("# Size and number type are those that were used; the job may have asked for others.");
+    lines.push(`name: one-${farm.ids[which]}`, "defaults:");
+    const fields = Object.fromEntries(settings().map((column) => [column.name, column.value(which)]));
+    for (const [name, value] of Object.entries({ ...fields, ...asked })) {
+      if (value === null) continue;
+      lines.push(`  ${name}: ${isText(name) ? yamlText(String(value)) : yamlNumber(value)}`);
     }
     return `${lines.join("\n")}\n`;
   };
@@ -49,7 +57,7 @@
         farm.copy((await farm.details(row)).parameters, "A1111 text");
       }));
     }
-    parts.push(button("copy-job", "Job", () => farm.copy(farm.jobSnippet(row), "job")));
+    parts.push(button("copy-job", "Job", async () => farm.copy(await farm.jobSnippet(row), "job")));
     const path = farm.column("image_path")?.value(row);
     if (path) parts.push(button("copy-path", "Path", () => farm.copy(path, "path")));
     parts.push(button("copy-link", "Link", () => farm.copy(location.href, "link")));
