@@ -91,6 +91,34 @@ def test_what_is_no_axis_stands_at_one_value_or_at_all(shapes: str, show: Show) 
     assert page.locator(".cell").first.locator(".tile").count() == 2
 
 
+def rest_names(page: Page) -> list[str]:
+    return page.locator("#rest .name").all_inner_texts()
+
+
+def test_what_follows_from_a_chosen_axis_hides_nothing(make_output: MakeOutput, show: Show) -> None:
+    job = """
+output: out
+defaults: {width: 32, height: 32}
+matrix:
+  subject: [sword, apple]
+  mood: [calm, wild]
+  prompt: "a ${mood} ${subject}"
+  zip: {guidance_scale: [1, 4, 7], num_inference_steps: [10, 20, 30]}
+  seed: 1..2
+"""
+    page = show(make_output(tasks_of(job), job=job))
+    assert page.evaluate("farm.meta.axes") == ["var_subject", "var_mood", "guidance_scale", "seed"]
+    page.select_option("#axis-x", "num_inference_steps")
+    page.select_option("#axis-y", "prompt")
+    assert page.inner_text("#counts") == "24 cells"
+    assert rest_names(page) == ["seed"]
+    assert cells(page) == 12
+    page.select_option("#axis-x", "var_mood")  # of four prompts and two moods, half go together
+    assert rest_names(page) == ["guidance_scale", "seed"]
+    page.select_option("#axis-y", "seed")
+    assert rest_names(page) == ["subject", "guidance_scale"]
+
+
 def test_without_axes_images_flow_in_order(shapes: str, show: Show) -> None:
     page = show(shapes, "#x=&y=&sort=-seed")
     assert cells(page) == 24

@@ -94,10 +94,61 @@
   /** Everything as it was when the page was opened without an address. */
   farm.reset = () => farm.set(initial());
 
-  /** The axes that are neither across nor down: each stands at one of its values, or at all. */
+  const WIDEST_TABLE = 1 << 22;
+
+  /** The names in `order` that tell rows apart which `given` and the names before them do not. */
+  function independent(given, order) {
+    let groups = new Int32Array(farm.rows); // rows that agree so far have one number
+    let count = 1;
+    const refine = ({ values, levels }) => {
+      const size = levels.length + 1;
+      const isNarrow = count * size <= WIDEST_TABLE;
+      const known = isNarrow ? new Int32Array(count * size) : new Map(); // the new number, plus one
+      const finer = new Int32Array(farm.rows);
+      let found = 0;
+      for (let row = 0; row < farm.rows; row += 1) {
+        const key = groups[row] * size + values[row] + 1;
+        let number = isNarrow ? known[key] : known.get(key);
+        if (!number) {
+          found += 1;
+          number = found;
+          if (isNarrow) known[key] = number;
+          else known.set(key, number);
+        }
+        finer[row] = number - 1;
+      }
+      [groups, count] = [finer, found];
+    };
+    const follows = ({ values }) => {
+      const first = new Int32Array(count).fill(-2); // no code is that
+      for (let row = 0; row < farm.rows; row += 1) {
+        const group = groups[row];
+        if (first[group] === -2) first[group] = values[row];
+        else if (first[group] !== values[row]) return false;
+      }
+      return true;
+    };
+    given.forEach((name) => refine(farm.column(name)));
+    return order.filter((name) => {
+      const column = farm.column(name);
+      if (follows(column)) return false;
+      refine(column);
+      return true;
+    });
+  }
+
+  let rest = { meta: null, key: "", names: [] };
+
+  /** The axes that are left beside those across and down: each stands at one of its values, or at all.
+      What follows from the chosen ones, as its words do from a prompt, is none. */
   farm.restAxes = () => {
-    const used = new Set(AXES.map((axis) => farm.state[axis]));
-    return farm.meta.axes.filter((name) => !used.has(name));
+    const used = [...new Set(AXES.map((axis) => farm.state[axis]).filter(Boolean))];
+    const key = used.join("\n");
+    if (rest.meta !== farm.meta || rest.key !== key) {
+      const order = farm.meta.axes.filter((name) => !used.includes(name));
+      rest = { meta: farm.meta, key, names: independent(used, order) };
+    }
+    return rest.names;
   };
 
   /** Where a rest axis stands: a level key, or "*". Seeds stand beside each other. */
