@@ -271,7 +271,7 @@ def wrap(text: str, width: int, measure: Callable[[str], float]) -> tuple[str, .
     """Return `text` in lines at most `width` wide, nothing lost but the spaces at line breaks.
 
     Lines break at spaces, not at no-break spaces. A word that is wider than a line is broken, after
-    one of `_-/.,` if it has one.
+    one of `_-/.,` if it has one, but not inside a number.
     """
     return _wrap(text, width, measure).lines
 
@@ -295,6 +295,7 @@ def _wrap(text: str, width: int, measure: Callable[[str], float]) -> _Wrapped:
 
 _SPACES = re.compile(r"[ \t\r\n]+")
 _SEAMS = "_-/.,\N{NO-BREAK SPACE}"
+_NUMBER = re.compile(r"\d[.,]\d")
 
 
 def _break(word: str, width: int, measure: Callable[[str], float]) -> list[str]:
@@ -305,10 +306,15 @@ def _break(word: str, width: int, measure: Callable[[str], float]) -> list[str]:
         while low < high:
             middle = (low + high + 1) // 2
             low, high = (middle, high) if measure(word[:middle]) <= width else (low, middle - 1)
-        end = next((place for place in range(low, low // 3, -1) if word[place - 1] in _SEAMS), low)
+        end = next((place for place in range(low, low // 3, -1) if _is_seam(word, place)), low)
         pieces.append(word[:end])
         word = word[end:]
     return [*pieces, word]
+
+
+def _is_seam(word: str, place: int) -> bool:
+    """Whether a word may be cut before `place`; a number, such as 56,400 or 7.5, may not."""
+    return word[place - 1] in _SEAMS and not _NUMBER.match(word, place - 2)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -240,6 +240,7 @@ def test_wrapping_loses_nothing_and_keeps_to_the_width(text: str, width: int) ->
 
 def test_words_break_at_their_seams() -> None:
     assert wrap("dpmpp_2m_sde_karras", 12, len) == ("dpmpp_2m_", "sde_karras")
+    assert wrap("seed_56,400", 8, len) == ("seed_", "56,400")
 
 
 def test_no_break_spaces_hold_words_together() -> None:
