@@ -111,12 +111,13 @@ class Journal:
         """Delete the leases of other runs that name nothing but tasks that have rows.
 
         Their workers, or the driver that wrote the rows, were killed before they could. Whoever is
-        alive there is about to delete the lease too.
+        alive there is about to delete the lease too; or is loading, and names nothing yet: should
+        it die of that, one more try is the price.
         """
         for name in self._control.names(_PREFIX):
             text = None if name.startswith(self._own) else self._control.read(name)
             lease = _parse(text) if text is not None else None
-            if lease is not None and lease.digests and have_rows(lease.digests):
+            if lease is not None and have_rows(lease.digests):
                 self._control.delete(name)
 
     def _name(self, chunk: str) -> str:

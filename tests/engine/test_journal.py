@@ -72,5 +72,5 @@ def test_a_run_with_nothing_to_do_deletes_the_leases_whose_tasks_all_have_rows(
     Journal(control, run=1).note("c2", digests=[A], history=History())
     Journal(control, run=2).note("c1", digests=[], history=History())
     Journal(control, run=3).tidy({A}.issuperset)
-    assert sorted(control.names("leases/")) == ["leases/r00001-c1.json", "leases/r00002-c1.json"]
+    assert control.names("leases/") == ["leases/r00001-c1.json"]
     assert Journal(control, run=3).left_behind() == {A: 1, B: 1}

@@ -18,7 +18,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from farm import engine
@@ -579,6 +579,20 @@ def test_any_schedule_of_faults_ends_in_the_catalog_of_a_run_without_faults(
     seed=seeds,
     budget=st.fixed_dictionaries(kills),
     driver_deaths=driver_death_lists,
+)
+@example(
+    cells=[("deadly", "fine")],
+    size=1,
+    seed=0,
+    budget={"death": 0, "load": 0, "raise": 0, "hang": 0},
+    driver_deaths=[7, 37],
+)
+@example(
+    cells=[("m1", "fine"), ("m1", "poison")],
+    size=3,
+    seed=691,
+    budget={"death": 1, "load": 0, "raise": 1, "hang": 1},
+    driver_deaths=[13, 42],
 )
 def test_whoever_dies_nothing_committed_is_begun_again_and_nothing_is_left_lying_about(
     cells: list[tuple[str, str]],
