@@ -297,7 +297,24 @@ def test_cells_without_an_image_say_why(shapes: str, show: Show) -> None:
     assert failed.count() == 1
     assert failed.inner_text().split("\n") == ["bad output", "black & <b>blank</b>"]
     page.wait_for_selector(".tile.missing >> text=the image is gone")
-    assert page.locator(".tile.missing", has_text="not rendered yet").count() == 1
+    assert page.locator(".tile.missing", has_text="to do").count() == 1
+
+
+def test_a_tile_says_why_it_is_empty_in_as_many_words_as_it_has_room_for(
+    shapes: str, show: Show
+) -> None:
+    address = "#x=guidance_scale&y=var_subject&at.sampler=ddim&size="
+    for size, says in (
+        (240, ["bad output\nblack & <b>blank</b>", "to do"]),
+        (96, ["failed", "to do"]),
+    ):
+        page = show(shapes, f"{address}{size}")
+        page.reload()
+        ready(page)
+        found = page.locator(".tile.failed, .tile.missing")
+        assert found.all_inner_texts() == says, size
+        assert found.first.locator(".reason").is_visible()
+        assert "bad output: black & <b>blank</b>" in str(found.first.get_attribute("title"))
 
 
 WICKED = "<img src=x onerror=\"alert('prompt')\"><script>alert(1)</script>"

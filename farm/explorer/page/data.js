@@ -255,12 +255,12 @@ const farmData = {};
 
   farm.status = (row) => farm.column("status").value(row);
 
-  /** Why a row has no picture: a headline and a reason. */
+  /** Why a row has no picture: a headline and a reason; and a word and a sign where room is short. */
   farm.trouble = (row) => {
-    if (farm.status(row) === "missing") return { headline: "not rendered yet", reason: "" };
+    if (farm.status(row) === "missing") return { headline: "to do", word: "to do", sign: "…", reason: "" };
     const kind = farm.column("error_kind")?.value(row) || "failed";
     return {
-      headline: kind.replaceAll("_", " "),
+      headline: kind.replaceAll("_", " "), word: "failed", sign: "!",
       reason: farm.column("error_message")?.value(row) || "",
     };
   };

@@ -10,6 +10,9 @@
   const BAND = 26;
   const CAPTION = 36;
   const TILE = 40; // nobody can judge a smaller picture; more in a cell are counted
+  const ROOMY = { wide: 72, high: 44 }; // a tile that has room for a sentence
+  const WORDY = { wide: 34, high: 18 }; // and one that has room for a word
+  const LINE = 14; // pixels of a line of a reason
   const MOST_PIXELS = 15_000_000; // Firefox lays out no box larger than 17.8 million pixels
 
   const { element } = farm;
@@ -81,7 +84,7 @@
       const per = Math.max(1, Math.floor((box.clientWidth - 2 * 12 + GAP) / step));
       const lines = Math.ceil(layout.rows.length / per);
       return { isFlow: true, size, tall, step, per, lines, caption, lineStep: tall + caption + GAP,
-               tiles: { per: 1, lines: 1 }, width: per * step, height: lines * (tall + caption + GAP),
+               tiles: { per: 1, lines: 1 }, tile: { wide: size, high: tall }, width: per * step, height: lines * (tall + caption + GAP),
                side: 0, head: 0 };
     }
     const longest = Math.max(layout.across.length, layout.down.length);
@@ -102,7 +105,8 @@
     const perLine = Math.max(4, Math.floor((size - 8) / 6.2));
     const lines = layout.x ? Math.min(5, Math.ceil(widestLabel(layout.x) / perLine)) : 0;
     const head = (layout.sx ? BAND : 0) + (layout.x ? Math.max(34, 10 + 15 * lines) : 0);
-    return { isFlow: false, size, tall, tiles, step, across, down, side, head, lines: layout.down.length,
+    const tile = { wide: size / tiles.per, high: tall / tiles.lines };
+    return { isFlow: false, size, tall, tiles, tile, step, across, down, side, head, lines: layout.down.length,
              width: across.length, height: down.length };
   }
 
@@ -128,25 +132,34 @@
       const place = image.closest(".tile");
       if (!place) return;
       place.classList.add("missing");
-      place.replaceChildren(reason("the image is gone", farm.column("image_path").value(row)));
+      const path = farm.column("image_path").value(row);
+      place.title += `\nthe image is gone: ${path}`;
+      place.replaceChildren(reason({ headline: "the image is gone", word: "gone", sign: "?", reason: path }));
     });
     image.src = small;
     return image;
   }
 
-  function reason(headline, text) {
-    return element("span", { class: "reason" }, element("b", {}, headline),
-                   text ? element("span", {}, text) : null);
+  /** Why there is no picture, in as many words as a tile has room for; its title has all of them. */
+  function reason({ headline, word, sign, reason: text }) {
+    const { wide, high } = shape.tile;
+    if (wide < WORDY.wide || high < WORDY.high) return element("b", { class: "reason sign" }, sign);
+    if (wide < ROOMY.wide || high < ROOMY.high) return element("b", { class: "reason sign" }, word);
+    const box = element("span", { class: "reason" }, element("b", {}, headline));
+    const lines = Math.floor((high * 0.94 - 10) / LINE) - Math.ceil((headline.length * 6.6) / (wide - 16));
+    if (text && lines > 0) {
+      const sentence = element("span", {}, text);
+      sentence.style.webkitLineClamp = lines;
+      box.append(sentence);
+    }
+    return box;
   }
 
   function tile(row) {
     const status = farm.status(row);
     const place = element("div", { class: `tile ${status}`, "data-row": row });
     if (status === "rendered") place.append(picture(row));
-    else {
-      const { headline, reason: text } = farm.trouble(row);
-      place.append(reason(headline, text));
-    }
+    else place.append(reason(farm.trouble(row)));
     if (scale) {
       const number = scale.column.number(row);
       if (!Number.isNaN(number)) {
