@@ -307,6 +307,7 @@ def test_a_tile_says_why_it_is_empty_in_as_many_words_as_it_has_room_for(
     for size, says in (
         (240, ["bad output\nblack & <b>blank</b>", "to do"]),
         (96, ["failed", "to do"]),
+        (24, ["!\n+1"]),  # of those that have no room beside each other, the first
     ):
         page = show(shapes, f"{address}{size}")
         page.reload()
@@ -386,6 +387,46 @@ def test_a_phone_has_room_for_it(shapes: str, show: Show) -> None:
     box = page.locator("#zoom").bounding_box()
     assert box is not None
     assert box["width"] == 360
+
+
+LONG = "an enchanted, very ornate and half-forgotten sword in a stone, rusty, wide, centred"
+
+
+@pytest.mark.parametrize(("width", "size", "line"), [(1200, 24, 15), (390, 88, 13)])
+def test_a_label_is_cut_between_lines_and_told_in_full(
+    width: int, size: int, line: int, task: MakeTask, make_output: MakeOutput, show: Show
+) -> None:
+    tasks = [
+        task(prompt=prompt, guidance_rescale=rescale, seed=seed)
+        for prompt in (LONG, "a sword")
+        for rescale in (0.5, 0.7)
+        for seed in range(4)
+    ]
+    page = show(make_output(tasks), f"#x=guidance_rescale&y=prompt&size={size}")
+    page.set_viewport_size({"width": width, "height": 700})
+    page.reload()
+    ready(page)
+    label = page.locator(".label.side", has_text="an enchanted")
+    room, text = label.bounding_box(), label.locator("span").bounding_box()
+    assert room is not None
+    assert text is not None
+    assert line <= text["height"] <= room["height"]
+    assert text["height"] % line == 0
+    label.locator("span").click()
+    page.wait_for_selector("#said.shown")
+    assert page.inner_text("#said") == f"prompt: {LONG}"
+    whole = page.locator("#corner").bounding_box()
+    assert whole is not None
+    for corner, arrow in ((".axis-x", "→"), (".axis-y", "↓")):
+        named = page.locator(f"#corner {corner} b")
+        assert named.inner_text() == arrow
+        end = named.bounding_box()
+        assert end is not None
+        assert end["x"] + end["width"] <= whole["x"] + whole["width"]
+        assert end["y"] + end["height"] <= whole["y"] + whole["height"]
+    first = page.locator(".cell").first
+    assert first.locator("img").count() == (1 if size == 24 else 4)
+    assert first.inner_text() == ("+3" if size == 24 else "")
 
 
 def test_labels_stay_in_view(make_output: MakeOutput, task: MakeTask, show: Show) -> None:

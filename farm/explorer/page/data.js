@@ -287,7 +287,7 @@ const farmData = {};
     place.textContent = text;
     place.classList.add("shown");
     clearTimeout(farm.say.timer);
-    farm.say.timer = setTimeout(() => place.classList.remove("shown"), 2600);
+    farm.say.timer = setTimeout(() => place.classList.remove("shown"), Math.max(2600, 50 * text.length));
   };
 
   farm.copy = async (text, what) => {

@@ -68,6 +68,9 @@
     return Math.min(2.5, Math.max(0.4, side("height") / side("width")));
   }
 
+  /** Height of a line of a label, as the style has it. */
+  const labelLine = () => (matchMedia("(max-width: 720px)").matches ? 13 : 15);
+
   function mostPerCell() {
     let most = 1;
     for (const rows of layout.cells.values()) most = Math.max(most, rows.length);
@@ -104,7 +107,7 @@
     const down = offsets(layout.down, tall + GAP, Boolean(layout.sy), BAND);
     const perLine = Math.max(4, Math.floor((size - 8) / 6.2));
     const lines = layout.x ? Math.min(5, Math.ceil(widestLabel(layout.x) / perLine)) : 0;
-    const head = (layout.sx ? BAND : 0) + (layout.x ? Math.max(34, 10 + 15 * lines) : 0);
+    const head = (layout.sx ? BAND : 0) + (layout.x ? Math.max(34, 10 + labelLine() * lines) : layout.y ? 20 : 0);
     const tile = { wide: size / tiles.per, high: tall / tiles.lines };
     return { isFlow: false, size, tall, tiles, tile, step, across, down, side, head, lines: layout.down.length,
              width: across.length, height: down.length };
@@ -155,7 +158,8 @@
     return box;
   }
 
-  function tile(row) {
+  /** One image, or why there is none; `hidden` more are in the cell that has no room for them. */
+  function tile(row, hidden = 0) {
     const status = farm.status(row);
     const place = element("div", { class: `tile ${status}`, "data-row": row });
     if (status === "rendered") place.append(picture(row));
@@ -171,6 +175,8 @@
     const marks = farm.marks ? farm.marks(row) : [];
     if (marks.length) place.append(element("span", { class: "marks" }, ...marks));
     if (farm.state.compare.includes(farm.ids[row])) place.classList.add("picked");
+    if (hidden) place.append(element("span", { class: "hidden" }, `+${hidden}`));
+    place.dataset.hidden = hidden;
     place.title = farm.describe(row);
     return place;
   }
@@ -190,7 +196,8 @@
 
   function cell(rows, key, label) {
     const { per, lines } = shape.tiles;
-    const some = rows.length > per * lines ? rows.slice(0, per * lines - 1) : rows;
+    const room = per * lines;
+    const some = rows.length > room ? rows.slice(0, room - 1) : rows;
     const box = element("div", {
       class: per > 1 ? "cell many" : "cell", role: "gridcell", tabindex: "-1",
       "data-key": key, "aria-label": label,
@@ -198,8 +205,9 @@
     box.style.width = `${shape.size}px`;
     box.style.height = `${shape.tall}px`;
     box.style.gridTemplate = `repeat(${lines}, minmax(0, 1fr)) / repeat(${per}, minmax(0, 1fr))`;
-    for (const row of some) box.append(tile(row));
-    if (some.length < rows.length) {
+    if (room === 1) box.append(tile(rows[0], rows.length - 1));
+    else box.append(...some.map((row) => tile(row)));
+    if (room > 1 && some.length < rows.length) {
       box.append(element("div", { class: "tile more", "data-row": rows[some.length] },
                          `+${rows.length - some.length}`));
     }
@@ -313,7 +321,12 @@
     const inner = element("span", { title: `${column.label}: ${text}` });
     if (kind === "over" || kind === "above") {
       inner.append(element("em", {}, `${column.label} `), text);
-    } else inner.textContent = text;
+    } else {
+      // Whole lines, the last one with an ellipsis; the title, and a tap, tell the rest.
+      const room = kind === "side" ? height : shape.head - (layout.sx ? BAND : 0) - 6;
+      inner.style.webkitLineClamp = Math.max(1, Math.floor(room / labelLine()));
+      inner.textContent = text;
+    }
     const node = element("div", { class: `label ${kind}`, role: kind === "side" ? "rowheader" : "columnheader" }, inner);
     if (left !== undefined) { node.style.left = `${left}px`; node.style.width = `${width}px`; }
     if (top !== undefined) { node.style.top = `${top}px`; node.style.height = `${height}px`; }
@@ -345,8 +358,10 @@
     const corner = $("corner");
     corner.replaceChildren();
     if (!shape.isFlow) {
-      if (layout.x) corner.append(element("span", { class: "axis-x" }, `${layout.x.label} →`));
-      if (layout.y) corner.append(element("span", { class: "axis-y" }, `${layout.y.label} ↓`));
+      const name = (axis, { label: text }, arrow) => corner.append(
+        element("span", { class: axis, title: text }, element("span", {}, text), element("b", {}, arrow)));
+      if (layout.x) name("axis-x", layout.x, "→");
+      if (layout.y) name("axis-y", layout.y, "↓");
     }
     $("nothing").hidden = rows.length > 0;
     $("nothing-text").textContent = farm.rows ? "Nothing matches." : "Nothing has been rendered yet.";
@@ -363,9 +378,9 @@
   farm.redrawRows = (rows) => {
     const wanted = new Set(rows.map(String));
     for (const [key, node] of shown) {
-      const tiles = [...node.querySelectorAll("[data-row]")];
-      if (!tiles.some((one) => wanted.has(one.dataset.row))) continue;
-      for (const one of tiles) if (wanted.has(one.dataset.row)) one.replaceWith(tile(+one.dataset.row));
+      for (const one of node.querySelectorAll("[data-row]:not(.more)")) {
+        if (wanted.has(one.dataset.row)) one.replaceWith(tile(+one.dataset.row, +one.dataset.hidden));
+      }
     }
   };
 
@@ -465,7 +480,12 @@
     }).observe(box);
     box.addEventListener("click", (event) => {
       const at = event.target.closest("[data-row]");
-      if (!at) return;
+      if (!at) {
+        // There is nothing to hover with on a phone.
+        const cut = event.target.closest(".label [title], #corner [title]");
+        if (cut) farm.say(cut.title);
+        return;
+      }
       const node = at.closest(".cell");
       const key = Number(node.dataset.key);
       const per = shape.isFlow ? shape.per : layout.across.length;
