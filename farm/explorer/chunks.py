@@ -41,7 +41,7 @@ def meta(
     """
     return {
         "title": exhibit.title,
-        "output": exhibit.url,
+        "output": exhibit.place,
         "farm": __version__,
         "rows": len(exhibit),
         "rowsPerChunk": ROWS_PER_CHUNK,

@@ -93,6 +93,11 @@ class Exhibit:
     def __len__(self) -> int:
         return len(self.ids)
 
+    @property
+    def place(self) -> str:
+        """Where the output is, as far as that may be published: of a folder, its name alone."""
+        return self.url if "://" in self.url else Path(self.url).name
+
     def count(self, status: str) -> int:
         """Return how many rows are `rendered`, `failed` or `missing`."""
         return int((pc.equal(self.table["status"], status).to_numpy()).sum())
@@ -147,7 +152,7 @@ def make_exhibit(
     axes = _independent(columns, _axis_order(columns, space))
     x, y = _first_axes([column for column in columns if column.name in axes])
     return Exhibit(
-        title=job.name if job else Path(url).name,
+        title=_title(catalog, url=url, job=job),
         url=url,
         ids=_short(digests),
         columns=(*columns, _place_column(places)),
@@ -158,6 +163,18 @@ def make_exhibit(
         table=catalog,
         versions=_versions(catalog),
     )
+
+
+_MOST_NAMES = 3
+"""An output of more jobs than this is titled by its own name, as its sheets are."""
+
+
+def _title(catalog: pa.Table, *, url: str, job: Job | None) -> str:
+    """Return the jobs whose cells are shown, in the order of the rows; or the output's name."""
+    names = list(dict.fromkeys(pc.unique(catalog["job"]).to_pylist()))
+    if job is not None and job.name not in names:
+        names.append(job.name)
+    return " + ".join(names) if 0 < len(names) <= _MOST_NAMES else Path(url).name
 
 
 # --- rows ---------------------------------------------------------------------------------------

@@ -106,6 +106,25 @@ def test_an_exhibit_that_follows_another_keeps_every_row_in_its_place(
     assert now.changed_since(now) == []
 
 
+def test_the_title_names_every_job_as_sheets_do(make_output: MakeOutput) -> None:
+    tasks = shapes()
+    assert exhibit_of(make_output(tasks[:2], job_name="first")).title == "first"
+    make_output(tasks[2:4], job_name="second")
+    assert exhibit_of(make_output(tasks[2:4], job_name="second")).title == "first + second"
+    assert exhibit_of(make_output([], job=JOB)).title == "first + second + shapes"
+    make_output(tasks[4:5], job_name="fourth")
+    assert exhibit_of(make_output([])).title == "out"
+
+
+def test_a_page_names_no_folder_of_the_machine_it_was_made_on(
+    make_output: MakeOutput, tmp_path: Path
+) -> None:
+    exhibit = exhibit_of(make_output(shapes()[:3], job=JOB))
+    for name, data in chunks.scripts(exhibit, root="../"):
+        assert str(tmp_path).encode() not in data, name
+    assert chunks.meta(exhibit, root="../")["output"] == "out"
+
+
 def test_a_cell_that_was_missing_changes_when_it_is_there(make_output: MakeOutput) -> None:
     tasks = shapes()
     output = make_output(tasks[:20], job=JOB)

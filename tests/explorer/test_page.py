@@ -34,7 +34,8 @@ def tasks_of(job: str) -> list[TaskSpec]:
 def shapes(make_output: MakeOutput) -> str:
     """All images of `JOB` but the last two cells: one failed, one is still to do."""
     tasks = tasks_of(JOB)
-    return make_output(tasks[:-2], failed={tasks[-2]: "black & <b>blank</b>"}, job=JOB)
+    failed = {tasks[-2]: "black & <b>blank</b>"}
+    return make_output(tasks[:-2], failed=failed, job=JOB, job_name="shapes")
 
 
 def heads(page: Page) -> list[str]:
@@ -117,6 +118,25 @@ matrix:
     assert rest_names(page) == ["guidance_scale", "seed"]
     page.select_option("#axis-y", "seed")
     assert rest_names(page) == ["subject", "guidance_scale"]
+
+
+def test_a_wide_window_shows_the_names_of_axes_whole(
+    task: MakeTask, make_output: MakeOutput, show: Show
+) -> None:
+    tasks = [task(num_inference_steps=steps, seed=seed) for steps in (10, 20) for seed in range(2)]
+    page = show(make_output(tasks), "#x=num_inference_steps")
+    wide = page.locator("#axis-x").evaluate(
+        """select => {
+            const free = select.cloneNode(true);
+            free.style.maxWidth = "none";
+            select.after(free);
+            free.value = select.value;
+            const [given, wanted] = [select, free].map((one) => one.getBoundingClientRect().width);
+            free.remove();
+            return given >= wanted;
+        }"""
+    )
+    assert wide
 
 
 def test_without_axes_images_flow_in_order(shapes: str, show: Show) -> None:
@@ -382,6 +402,15 @@ def test_a_phone_has_room_for_it(shapes: str, show: Show) -> None:
     assert page.evaluate("document.documentElement.scrollWidth") == 360
     assert heads(page)[:2] == ["4", "1"]
     page.click("#open-layout")
+    boxes = page.locator("#axes .chooser").evaluate_all(
+        """all => all.map(one => {
+            const [name, field] = one.children;
+            return [name.getBoundingClientRect().bottom <= field.getBoundingClientRect().top,
+                    name.scrollWidth <= name.clientWidth, one.getBoundingClientRect().left];
+        })"""
+    )
+    assert [(above, whole) for above, whole, _ in boxes] == [(True, True)] * 7
+    assert len({left for _, _, left in boxes}) == 2  # two columns, and all stand in them
     page.select_option("#axis-x", "seed")
     page.locator(".tile").first.click()
     box = page.locator("#zoom").bounding_box()

@@ -53,10 +53,11 @@
     const sortable = farm.columns.filter((column) => column.name !== "image_path");
     const sort = state.sort.replace(/^-/, "");
     parts.push(element("span", { class: "spacer" }));
-    parts.push(chooser("sort", sort, sortable, "job order", (name) => farm.set({ sort: name }), "sort"));
+    const sorting = chooser("sort", sort, sortable, "job order", (name) => farm.set({ sort: name }), "sort");
+    parts.push(sorting);
     if (sort) {
       const isDown = state.sort.startsWith("-");
-      parts.push(element("button", {
+      sorting.append(element("button", {
         type: "button", class: "quiet", id: "direction", title: "Reverse the order",
         "aria-label": "Reverse the order",
         onclick: () => farm.set({ sort: isDown ? sort : `-${sort}` }),

@@ -324,7 +324,9 @@
     } else {
       // Whole lines, the last one with an ellipsis; the title, and a tap, tell the rest.
       const room = kind === "side" ? height : shape.head - (layout.sx ? BAND : 0) - 6;
-      inner.style.webkitLineClamp = Math.max(1, Math.floor(room / labelLine()));
+      const lines = Math.max(1, Math.floor(room / labelLine()));
+      inner.style.webkitLineClamp = lines;
+      inner.classList.toggle("single", lines === 1);
       inner.textContent = text;
     }
     const node = element("div", { class: `label ${kind}`, role: kind === "side" ? "rowheader" : "columnheader" }, inner);

@@ -212,6 +212,10 @@
     image.src = address;
   }
 
+  /** Words for two images beside each other, and for two above each other, as on a phone. */
+  const beside = (text) => element("span", { class: "beside-only" }, text);
+  const stacked = (text) => element("span", { class: "stacked-only" }, text);
+
   function drawDuel() {
     const side = (row, key, text) => {
       const image = element("img", { alt: text, draggable: "false" });
@@ -220,13 +224,14 @@
       return element("button", { type: "button", class: "side-by", id: `duel-${key}`, "aria-label": text,
                                  onclick: () => judge(key) }, image);
     };
-    const button = (key, text) => element("button", { type: "button", id: `duel-${key}-button`, onclick: () => judge(key) }, text);
+    const button = (key, ...text) => element("button", { type: "button", id: `duel-${key}-button`, onclick: () => judge(key) }, ...text);
     dialog.replaceChildren(
       element("div", { class: "zoom-head" }, element("span", { class: "where" }, "Which is better?"),
               axisChooser(duel.axis), closeButton()),
       element("div", { class: "sides-by" }, side(duel.left, "left", "left image"), side(duel.right, "right", "right image")),
-      element("div", { class: "judge", id: "judge" }, button("left", "← this one"), button("tie", "equal  ↓"),
-              button("right", "this one →")));
+      element("div", { class: "judge", id: "judge" }, button("left", beside("← this one"), stacked("upper one")),
+              button("tie", beside("equal  ↓"), stacked("equal")),
+              button("right", beside("this one →"), stacked("lower one"))));
     dialog.focus();
   }
 
@@ -253,10 +258,11 @@
   function reveal(ranking) {
     const { left, right, axis } = duel;
     const box = document.getElementById("judge");
-    const name = (row) => element("b", { class: "revealed" }, `${axis.label}: ${axis.text(row)}`);
-    box.replaceChildren(name(left),
+    const name = (row, where) => element("b", { class: "revealed" }, stacked(`${where}: `),
+                                         `${axis.label}: ${axis.text(row)}`);
+    box.replaceChildren(name(left, "upper"),
       element("button", { type: "button", class: "primary", id: "duel-next", onclick: () => next(axis) }, "Next  (Enter)"),
-      name(right));
+      name(right, "lower"));
     if (ranking?.standings.length) dialog.append(standings(ranking, axis));
     document.getElementById("duel-next").focus();
   }
