@@ -101,8 +101,9 @@ def build(folder: Path, count: int, edge: int) -> tuple[float, float]:
     made = make_gallery(str(folder))
     seconds = time.perf_counter() - start
     assert (made.images, made.unreadable) == (count, ())
+    sources = pictures(edge)
     start = time.perf_counter()
-    for source in pictures(edge):
+    for source in sources:
         shrink(source, 256)
     return seconds, (time.perf_counter() - start) / SOURCES * count
 
