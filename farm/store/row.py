@@ -244,9 +244,10 @@ def asked_task(columns: Mapping[str, Any]) -> TaskSpec | None:
     """
     values = {name: columns[name] for name in FIELDS}
     height, width, used = values["height"], values["width"], values["dtype"]
-    sizes = ((height, width), (None, None), (height, None), (None, width))
-    dtypes = dict.fromkeys([used, *FIELDS["dtype"].choices])
-    for (high, wide), dtype in itertools.product(sizes, dtypes):
+    # Only one of them can answer; what jobs say most comes first, because rows are many.
+    sizes = dict.fromkeys([(None, None), (height, width), (height, None), (None, width)])
+    dtypes = dict.fromkeys(["auto", used, *FIELDS["dtype"].choices])
+    for dtype, (high, wide) in itertools.product(dtypes, sizes):
         task = TaskSpec(**values | {"height": high, "width": wide, "dtype": dtype})
         if format_task_id(task_digest(task)) == columns["task_id"]:
             return task
