@@ -11,7 +11,6 @@ This module decides *what* is shown where. `layout` turns that into pixels and `
 
 from __future__ import annotations
 
-import bisect
 import contextlib
 import dataclasses
 import functools
@@ -25,6 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import numpy as np
 import pyarrow as pa
 from PIL import Image
 
@@ -40,6 +40,7 @@ from farm.view.layout import Grid, Group, Layout, Legend
 from farm.view.missing import MISSING, compare_with_job
 from farm.view.publish import publish
 from farm.view.query import ask, read_catalog, resolve_column
+from farm.view.ranges import divide
 from farm.view.thumbnails import SIZES, Thumbnails
 from farm.view.typeface import measure
 
@@ -56,10 +57,6 @@ _MOST_TILES = 16
 _MOST_ROWS = 50_000
 _MOST_VALUES = 1000
 """An axis with more values than this is no sheet any more."""
-_MOST_NUMBERS = 12
-"""A measured column with more values than this becomes an axis of ranges."""
-_RANGES = 8
-"""Ranges that such a column is divided into, about."""
 _WORTH_A_THUMBNAIL = 1.5
 """From this reduction on, a kept thumbnail is read instead of the image."""
 _LARGEST_PICTURE = 180_000_000
@@ -235,19 +232,18 @@ class Table:
         column = self.resolve(name)
         if column is None or column in FIELDS or column.startswith(VAR_PREFIX):
             return column
-        numbers = {row[column] for row in self.rows} - {None}
-        if len(numbers) <= _MOST_NUMBERS or not all(isinstance(one, float) for one in numbers):
+        values = [row[column] for row in self.rows]
+        if not all(isinstance(value, float | None) for value in values):
+            return column
+        numbers = np.array(values, np.float64)
+        parts = divide(numbers)
+        if parts.are_single:
             return column
         divided = f"{column} {_RANGED}"
         if divided not in self.ranges:
-            edges = nice_edges(min(numbers), max(numbers))
-            self.ranges[divided] = [
-                f"{show(low)} to {show(high)}" for low, high in itertools.pairwise(edges)
-            ]
-            for row in self.rows:
-                place = None if row[column] is None else bisect.bisect_right(edges, row[column]) - 1
-                last = len(edges) - 2
-                row[divided] = None if place is None else self.ranges[divided][min(place, last)]
+            self.ranges[divided] = list(parts.labels)
+            for row, place in zip(self.rows, parts.places(numbers).tolist(), strict=True):
+                row[divided] = None if place < 0 else parts.labels[place]
         return divided
 
     def levels(self, name: str) -> list[Scalar]:
@@ -265,17 +261,6 @@ _RANGED = "in ranges"
 _SEPARATOR = " + "
 _MOST_NAMES = 3
 """A sheet of more jobs than this is titled by its output."""
-
-
-def nice_edges(low: float, high: float) -> list[float]:
-    """Return about nine round numbers, evenly spaced, that `low` and `high` lie between."""
-    rough = (high - low) / _RANGES
-    power = 10 ** math.floor(math.log10(rough))
-    step = next(power * times for times in (1, 2, 5, 10) if power * times >= rough)
-    first, last = math.floor(low / step), math.floor(high / step) + 1
-    # Rounded to the step's own digits: sums of decimals leave 0.30000000000000004 behind.
-    digits = max(0, -math.floor(math.log10(step)))
-    return [round(place * step, digits) for place in range(first, last + 1)]
 
 
 def _sort_key(value: Any) -> tuple[int, Any]:  # noqa: ANN401 - any column

@@ -9,8 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 
 from farm.errors import InputError, OutputError
@@ -19,7 +17,7 @@ from farm.store.files import open_files
 from farm.task import TaskSpec, task_digest, task_id
 from farm.view import sheet as sheets
 from farm.view.query import catalog
-from farm.view.sheet import choose_axes, nice_edges, show
+from farm.view.sheet import choose_axes, show
 
 MakeTask = Callable[..., TaskSpec]
 MakeOutput = Callable[..., str]
@@ -375,17 +373,6 @@ def test_a_measured_column_becomes_an_axis_of_ranges(
         for left in sorted({place[0] for place in places.values() if place})
     ]
     assert max(columns[0]) < min(columns[-1])
-
-
-@given(st.floats(-1e6, 1e6), st.floats(1e-3, 1e6))
-def test_edges_are_few_round_and_hold_everything(low: float, span: float) -> None:
-    high = low + span
-    edges = nice_edges(low, high)
-    assert edges[0] <= low + 1e-9 * max(abs(low), 1)
-    assert high <= edges[-1] + 1e-9 * max(abs(high), 1)
-    assert 2 <= len(edges) <= 12
-    steps = np.diff(edges)
-    assert np.allclose(steps, steps[0], rtol=1e-3)
 
 
 def test_differences_are_black_where_nothing_differs(
