@@ -15,7 +15,7 @@ import contextlib
 import json
 import os
 import secrets
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -193,7 +193,8 @@ class Store:
         Two jobs may share an output: `job.yaml` is the last submit's.
         """
         history = layout.job_file(name, text)
-        self._files.put_new(history, text.encode())
+        if not self._files.put_new(history, text.encode()):
+            self._files.touch(history)  # its time tells which job was submitted when
         self._files.put(layout.JOB, text.encode())
         self._files.sync(layout.folders_above([history]))
 
@@ -206,15 +207,22 @@ class Store:
 
     def last_job(self) -> Job | None:
         """Return the job of the last submit; None if there was none that this version can read."""
-        from farm import manifest
-
         text = self.read_job()
-        if text is None:
-            return None
-        try:
-            return manifest.load(layout.JOB, read=lambda _: text)
-        except FarmError:
-            return None
+        return None if text is None else _read_resolved(text)
+
+    def earlier_jobs(self) -> Iterator[Job]:
+        """Yield what else was ever submitted here, the latest first, reading one after the other.
+
+        A job that was changed between two submits is two jobs. Those that this version cannot read
+        are left out.
+        """
+        last = self.read_job()
+        kept = sorted(self._files.scan(layout.JOBS), key=lambda one: (one.modified or 0, one.name))
+        for entry in reversed(kept):
+            with contextlib.suppress(FileNotFoundError, UnicodeDecodeError):
+                text = self._files.get(entry.name).decode()
+                if text != last and (job := _read_resolved(text)) is not None:
+                    yield job
 
     def keep_report(self, report: Mapping[str, Any]) -> None:
         """Keep what a run says it did: JSON values, for people who ask later."""
@@ -391,6 +399,16 @@ class Following:
         columns = catalog.SCHEMA.names
         reading = catalog.read_catalog(self._files, columns, held=self._parts)
         return catalog.winning_table(reading, columns)
+
+
+def _read_resolved(text: str) -> Job | None:
+    """Return a job from the text that was kept of it; None if this version cannot read it."""
+    from farm import manifest
+
+    try:
+        return manifest.load(layout.JOB, read=lambda _: text)
+    except FarmError:
+        return None
 
 
 def _unusable(files: Files, error: StoreError | FileNotFoundError) -> OutputError:

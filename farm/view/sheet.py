@@ -29,7 +29,6 @@ import pyarrow as pa
 from PIL import Image
 
 from farm.errors import InputError, suggest
-from farm.grid import TaskSpace
 from farm.manifest.job import VAR_PREFIX, SheetSettings
 from farm.store import Store
 from farm.store.files import open_files
@@ -38,6 +37,7 @@ from farm.task import FIELDS, Scalar
 from farm.view import layout, paint
 from farm.view.layout import Grid, Group, Layout, Legend
 from farm.view.missing import MISSING, compare_with_job
+from farm.view.orders import Orders, sort_key
 from farm.view.publish import publish
 from farm.view.query import ask, read_catalog, resolve_column
 from farm.view.ranges import divide
@@ -153,7 +153,7 @@ class Table:
     columns: tuple[str, ...]
     order: tuple[str, ...]
     """Columns that may become axes, the slowest of the job first."""
-    space: TaskSpace | None = None
+    orders: Orders
     unseen: int = 0
     """Cells still to do that are not among the rows, because there are too many."""
     ranges: dict[str, list[str]] = field(default_factory=dict)
@@ -163,16 +163,17 @@ class Table:
     def read(cls, store: Store, *, where: str | None) -> Table:
         """Return the table of an output."""
         found = compare_with_job(read_catalog(store).table, store.last_job())
+        orders = Orders(found.space, store.earlier_jobs())
         catalog = found.table
         names = list(dict.fromkeys(catalog["job"].to_pylist()))
         title = _SEPARATOR.join(names) if 0 < len(names) <= _MOST_NAMES else Path(store.url).name
-        return cls._of(
+        return cls.of_catalog(
             catalog,
             where=where,
             title=title,
-            space=found.space,
+            orders=orders,
+            axes=tuple(found.space.axes) if found.space else (),
             unseen=found.unseen,
-            place=store.url,
         )
 
     @classmethod
@@ -186,31 +187,26 @@ class Table:
             )
         names = list(dict.fromkeys(table["job"].to_pylist())) if "job" in frame.columns else []
         title = _SEPARATOR.join(map(str, names)) if 0 < len(names) <= _MOST_NAMES else "images"
-        made = cls._of(table, where=where, title=title, space=None, unseen=0, place="this table")
+        made = cls.of_catalog(table, where=where, title=title)
         for row in made.rows:
             row.setdefault("status", "rendered" if row["image_file"] else MISSING)
         return made
 
     @classmethod
-    def _of(
+    def of_catalog(
         cls,
         table: pa.Table,
         *,
-        where: str | None,
-        title: str,
-        space: TaskSpace | None,
-        unseen: int,
-        place: str,
+        where: str | None = None,
+        title: str = "",
+        orders: Orders | None = None,
+        axes: tuple[str, ...] = (),
+        unseen: int = 0,
     ) -> Table:
+        """Return the table of a catalog at hand; `axes` are its job's, the slowest first."""
         kept = ask(table, where=where) if where else table
-        if kept.num_rows > _MOST_ROWS:
-            raise InputError(
-                f"{kept.num_rows:,} cells are more than anybody looks at on sheets",
-                where=place,
-                hint="choose some with --where, such as --where 'seed < 10'",
-            )
         names = table.column_names
-        listed = [name for name in (space.axes if space else ()) if name in names]
+        listed = [name for name in axes if name in names]
         variables = [name for name in names if name.startswith(VAR_PREFIX)]
         order = dict.fromkeys([*listed, *variables, *FIELDS])
         return cls(
@@ -219,7 +215,7 @@ class Table:
             rows=kept.to_pylist(),
             columns=tuple(names),
             order=tuple(name for name in order if name in names),
-            space=space,
+            orders=orders or Orders(None),
             unseen=unseen,
         )
 
@@ -247,30 +243,18 @@ class Table:
         return divided
 
     def levels(self, name: str) -> list[Scalar]:
-        """Return the values of a column: those of the job in its order, then others, sorted."""
-        present = dict.fromkeys(row[name] for row in self.rows)
-        known: Iterable[Scalar] = ()
+        """Return the values of a column in the order of the jobs, or of its ranges."""
+        present = {row[name] for row in self.rows}
         if name in self.ranges:
             known = [value for value in self.ranges[name] if value in present]
-        elif self.space is not None and (name in FIELDS or name in self.space.axes):
-            known = [value for value in self.space.levels(name) if value in present]
-        return [*known, *sorted(present.keys() - set(known), key=_sort_key)]
+            return [*known, *present.difference(known)]
+        return self.orders.levels(name, present)
 
 
 _RANGED = "in ranges"
 _SEPARATOR = " + "
 _MOST_NAMES = 3
 """A sheet of more jobs than this is titled by its output."""
-
-
-def _sort_key(value: Any) -> tuple[int, Any]:  # noqa: ANN401 - any column
-    match value:
-        case None:
-            return (2, 0)
-        case int() | float():
-            return (0, value)
-        case _:
-            return (1, str(value))
 
 
 # --- axes ---------------------------------------------------------------------------------------
@@ -751,7 +735,7 @@ class _Sorting:
         known = [row for row in rows if row[self.column] is not None]
         rest = [row for row in rows if row[self.column] is None]
         ordered = sorted(
-            known, key=lambda row: _sort_key(row[self.column]), reverse=self.is_descending
+            known, key=lambda row: sort_key(row[self.column]), reverse=self.is_descending
         )
         return ordered + rest
 

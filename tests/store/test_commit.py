@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import pickle
 import threading
 from collections.abc import Sequence
@@ -230,6 +231,20 @@ def test_the_last_job_is_kept_and_every_job_is_remembered(store: Store) -> None:
         "name: a\n",
         "name: b\n",
     }
+
+
+def test_earlier_jobs_are_yielded_the_latest_first(tmp_path: Path) -> None:
+    store = Store.open(tmp_path / "out", create=True)
+    assert list(store.earlier_jobs()) == []
+    for moment, name in enumerate(["a", "from_the_future", "b", "c"]):
+        key = "name" if len(name) == 1 else name
+        store.write_job(f"{key}: {name}\nmatrix: {{seed: 1}}\n", name=name)
+        [kept] = (tmp_path / "out/control/jobs").glob(f"{name.replace('_', '-')}-*")
+        os.utime(kept, (moment, moment))
+    assert [job.name for job in store.earlier_jobs()] == ["b", "a"]
+    store.write_job("name: a\nmatrix: {seed: 1}\n", name="a")  # again: now it is the last
+    store.write_job("name: d\nmatrix: {seed: 1}\n", name="d")
+    assert [job.name for job in store.earlier_jobs()] == ["a", "c", "b"]
 
 
 def test_control_files_come_and_go(store: Store) -> None:

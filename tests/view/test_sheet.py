@@ -13,6 +13,7 @@ from PIL import Image
 
 from farm.errors import InputError, OutputError
 from farm.manifest import SheetSettings
+from farm.store import Store
 from farm.store.files import open_files
 from farm.task import TaskSpec, task_digest, task_id
 from farm.view import sheet as sheets
@@ -200,6 +201,26 @@ def test_rows_of_other_jobs_are_shown_after_those_of_the_job(
     bow = place_of(stranger, sheet)
     assert bow is not None
     assert bow[1] > last[1]
+
+
+def test_values_of_earlier_jobs_stand_in_the_order_of_their_job(
+    task: MakeTask, make_output: MakeOutput, tmp_path: Path
+) -> None:
+    """And what only an earlier job still lacks is no cell: nobody asked for it last."""
+    sizes = ["large", "medium", "small", "tiny"]
+    tasks = {size: task(prompt=f"a {size} axe", variables={"size": size}) for size in sizes}
+    head = "output: out\ndefaults: {width: 32, height: 32, num_inference_steps: 20}\n"
+    prompt = 'prompt: "a ${size} axe", seed: 1'
+    make_output(
+        [tasks["small"], tasks["medium"], tasks["large"]],
+        job=f"{head}matrix: {{size: [large, medium, small, never], {prompt}}}\n",
+    )
+    output = make_output([tasks["tiny"]], job=f"{head}matrix: {{size: [tiny], {prompt}}}\n")
+    [file] = make_sheet(output, x="size", out=tmp_path / "s.png")
+    places = {size: place_of(one, read(file)) for size, one in tasks.items()}
+    assert sorted(places, key=lambda size: places[size] or (0, 0)) == ["tiny", *sizes[:3]]
+    table = sheets.Table.read(Store.open(output), where=None)
+    assert {row["var_size"] for row in table.rows} == set(sizes)
 
 
 def test_a_job_this_version_cannot_read_is_no_obstacle(
