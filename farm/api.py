@@ -11,7 +11,7 @@ import shlex
 import signal
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from farm import grid, manifest, planner, samplers
 from farm.errors import FarmError, InputError, ManifestError, OutputError, Problem, StoreError
-from farm.manifest import Job
+from farm.manifest import Job, SheetProblem, SheetSettings
 from farm.task import Scalar
 
 if TYPE_CHECKING:
@@ -49,7 +49,18 @@ def load_job(path: str | os.PathLike[str], *, overrides: Sequence[str] = ()) -> 
     Raises:
         ManifestError: everything that is wrong with the file, at once.
     """
-    return manifest.load(os.fspath(path), read=_read_text, overrides=tuple(overrides))
+    return manifest.load(
+        os.fspath(path), read=_read_text, overrides=tuple(overrides), check_sheets=_check_sheets
+    )
+
+
+def _check_sheets(
+    sheets: Sequence[SheetSettings], *, variables: frozenset[str], job: Job | None
+) -> Iterable[SheetProblem]:
+    """Check the sheets of a job that has some: only then are Arrow and DuckDB needed."""
+    from farm.view.foresight import check_sheets
+
+    return check_sheets(sheets, variables=variables, job=job)
 
 
 def expand(job: Job) -> TaskSpace:
@@ -321,7 +332,6 @@ def sheet(
         InputError: there is nothing to show, a column does not exist, an axis has too many values,
             or the sheet is larger than one picture should be.
     """
-    from farm.manifest import SheetSettings
     from farm.view.sheet import draw_sheet
 
     settings = SheetSettings(

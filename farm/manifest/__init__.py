@@ -15,7 +15,7 @@ from farm.manifest.job import (
     Union,
     Zip,
 )
-from farm.manifest.reader import load
+from farm.manifest.reader import SheetProblem, load
 from farm.manifest.resolve import resolve_yaml
 from farm.manifest.schema import job_schema, matrix_schema
 
@@ -30,6 +30,7 @@ __all__ = [
     "Product",
     "Resources",
     "Sample",
+    "SheetProblem",
     "SheetSettings",
     "Union",
     "Zip",

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, replace
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, Protocol
 
 from farm import samplers
 from farm.errors import ManifestError, suggest
@@ -58,13 +58,43 @@ THEMES = ("light", "dark")
 SHEET_KEYS = tuple(entry.name for entry in fields(SheetSettings))
 """Everything that may describe a contact sheet."""
 _SHEET_COLUMNS = ("x", "y", "page", "super_x", "super_y", "score")
-_MISSPELT = 0.8
-"""Similarity from which a column of a sheet is taken for a misspelt field."""
 _SAFE_NAME = re.compile(r"\w(?:[\w .+-]*\w)?")
 _MAX_NAME = 100
 
 
-def load(path: str, *, read: Callable[[str], str], overrides: Sequence[str] = ()) -> Job:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SheetProblem:
+    """What is wrong with one key of one of a job's sheets."""
+
+    sheet: int
+    """Its number, from 0."""
+    key: str
+    message: str
+    hint: str | None = None
+
+
+class SheetCheck(Protocol):
+    """Looks at the sheets of a job with an eye on the catalog, which this room does not know."""
+
+    def __call__(
+        self, sheets: Sequence[SheetSettings], *, variables: frozenset[str], job: Job | None
+    ) -> Iterable[SheetProblem]:
+        """Yield everything that is wrong with the sheets.
+
+        Args:
+            sheets: as they were read; what could not be read is as if it were not written.
+            variables: the `var_*` columns that the job adds to the catalog.
+            job: the whole job; None if something else in its file is wrong.
+        """
+
+
+def load(
+    path: str,
+    *,
+    read: Callable[[str], str],
+    overrides: Sequence[str] = (),
+    check_sheets: SheetCheck | None = None,
+) -> Job:
     """Read a job file.
 
     Args:
@@ -75,6 +105,7 @@ def load(path: str, *, read: Callable[[str], str], overrides: Sequence[str] = ()
             too; of another field, it sets the default, or adds an axis, which varies fastest, if it
             has several values; of a job key (`output=...`, `image.format=webp`), it sets the key.
             Of two overrides of the same name the later one counts.
+        check_sheets: finds what is wrong with `sheets:`; without it, they are taken as they are.
 
     Raises:
         ManifestError: everything that is wrong with the file, in the order of the file.
@@ -90,6 +121,8 @@ def load(path: str, *, read: Callable[[str], str], overrides: Sequence[str] = ()
         changes = [_read_override(text, problems=problems) for text in overrides]
         reader = _JobReader(path, problems=problems, read=read)
         job = reader.job(root, changes=[change for change in changes if change is not None])
+        if check_sheets is not None and job.sheets:
+            reader.check_sheets(job, check_sheets)
     if found := problems.sorted():
         raise ManifestError(found)
     assert job is not None, "no job and no problem"
@@ -104,6 +137,7 @@ class _JobReader:
         self._problems = problems
         self._values = Reader(problems, read, path)
         self._matrix = MatrixReader(self._values)
+        self._sheet_nodes: tuple[Node, ...] = ()
 
     def job(self, root: Entries, *, changes: Sequence[Entry]) -> Job:
         """Read the whole file, with the overrides `changes` written into it."""
@@ -139,7 +173,7 @@ class _JobReader:
             file_name=self._file_name(root, variables),
             image=self._image(root),
             resources=self._resources(root),
-            sheets=self._sheets(root, variables),
+            sheets=self._sheets(root),
             source=self._path,
             spots={
                 key: (place.path, place.line, place.column)
@@ -391,19 +425,15 @@ class _JobReader:
             ),
         )
 
-    def _sheets(self, root: Entries, variables: frozenset[str]) -> tuple[SheetSettings, ...]:
+    def _sheets(self, root: Entries) -> tuple[SheetSettings, ...]:
         entry = root.get("sheets")
         if entry is None:
             return ()
-        nodes = entry.node.items if isinstance(entry.node, Items) else (entry.node,)
-        return tuple(self._sheet(node, variables) for node in nodes)
+        self._sheet_nodes = entry.node.items if isinstance(entry.node, Items) else (entry.node,)
+        return tuple(map(self._sheet, self._sheet_nodes))
 
-    def _sheet(self, node: Node, variables: frozenset[str]) -> SheetSettings:
-        """Read one sheet.
-
-        Which columns there are is known when it is made, not before; but what is almost the name of
-        a field or a variable is a misspelt one.
-        """
+    def _sheet(self, node: Node) -> SheetSettings:
+        """Read one sheet. Whether there are such columns and values, `check_sheets` is asked."""
         if not isinstance(node, Entries):
             self._problems.add(
                 node.place, "a sheet is a mapping such as {x: guidance_scale, y: sampler}"
@@ -420,15 +450,9 @@ class _JobReader:
                     self._problems.add(entry.node.place, "'tile' must be at least 1")
             else:
                 given[entry.key] = self._text(node, entry.key)
-        bare = {name.removeprefix(VAR_PREFIX) for name in variables}
-        for name in _SHEET_COLUMNS:
-            written, column = node.get(name), given.get(name)
-            if written is None or column is None or column in {*FIELDS, *bare, *variables}:
-                continue
-            if column in ALIASES:  # a job file may say cfg; the catalog says guidance_scale
-                given[name] = ALIASES[column]
-            elif near := suggest(column, (*FIELDS, *ALIASES, *bare), cutoff=_MISSPELT):
-                self._problems.add(written.node.place, f"unknown column '{column}'", hint=near)
+        for name in _SHEET_COLUMNS:  # a job file may say cfg; the catalog says guidance_scale
+            if name in given:
+                given[name] = ALIASES.get(given[name], given[name])
         self._check_sheet(node, given)
         return SheetSettings(**{key: value for key, value in given.items() if value is not None})
 
@@ -448,6 +472,18 @@ class _JobReader:
                 difference.node.place, "'diff_against' needs the form column=value",
                 hint="such as sampler=euler",
             )  # fmt: skip
+
+    def check_sheets(self, job: Job, check: SheetCheck) -> None:
+        """Note what `check` finds wrong with the sheets of the job, each at its place."""
+        sound = None if self._problems.sorted() else job
+        # An axis that could not be read is a column all the same.
+        names = ever_assigned(job.matrix) | self._matrix.met
+        variables = frozenset(name for name in names if name.startswith(VAR_PREFIX))
+        for problem in check(job.sheets, variables=variables, job=sound):
+            node = self._sheet_nodes[problem.sheet]
+            entry = node.get(problem.key) if isinstance(node, Entries) else None
+            place = node.place if entry is None else entry.node.place
+            self._problems.add(place, problem.message, hint=problem.hint)
 
     def _wholes(self, root: Entries) -> dict[str, Any]:
         """Read the keys that are whole numbers; absent ones keep the job's own defaults."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
@@ -59,7 +60,7 @@ def compare_with_job(catalog: pa.Table, job: Job | None) -> Comparison:
                     lacking[digest] = number
     if not lacking or count > MOST_MISSING:
         return Comparison(table=catalog, places=places, unseen=count, space=space)
-    cells = _rows(space, lacking, job=job.name)
+    cells = cell_rows(space, lacking, job=job.name)
     return Comparison(
         table=pa.concat_tables([catalog, cells], promote_options="permissive"),
         places=np.concatenate([places, np.array(list(lacking.values()), np.float64)]),
@@ -68,8 +69,8 @@ def compare_with_job(catalog: pa.Table, job: Job | None) -> Comparison:
     )
 
 
-def _rows(space: TaskSpace, numbers: dict[bytes, int], *, job: str) -> pa.Table:
-    """Return what the cells ask for, and that they are missing."""
+def cell_rows(space: TaskSpace, numbers: Mapping[bytes, int], *, job: str) -> pa.Table:
+    """Return a row for each cell of these digests and numbers: what it asks for, and `missing`."""
     rows = []
     for digest, number in numbers.items():
         task = space[number]

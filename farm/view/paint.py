@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -146,7 +147,6 @@ _FORMATS = MappingProxyType(
         ".tiff": "TIFF",
     }
 )
-SUFFIXES = tuple(_FORMATS)
 _OF_PAGES = frozenset({"PDF", "TIFF"})
 """Formats of which one file holds any number of pages."""
 PAGE_PIXELS = 48_000_000
@@ -166,6 +166,18 @@ _LIMITS = MappingProxyType(
 _PNG_LEVEL = 1
 """zlib level: 6, the default, takes several times as long for a seventh fewer bytes."""
 _JPEG_QUALITY = 92
+
+
+_SUFFIX = re.compile(r"\.[A-Za-z][0-9A-Za-z]*")
+
+
+def suffix_of(name: str) -> str:
+    """Return the suffix by which a file's name asks for a format; none if it asks for nothing.
+
+    In `v1.5` the number is part of the name.
+    """
+    suffix = Path(name).suffix
+    return suffix if _SUFFIX.fullmatch(suffix) else ""
 
 
 def image_format(suffix: str) -> str:

@@ -162,6 +162,16 @@ def _locate_images(table: pa.Table, url: str) -> pa.Table:
     return table.add_column(table.column_names.index(_IMAGE_PATH) + 1, _IMAGE_FILE, files)
 
 
+def empty_table(variables: Iterable[str] = ()) -> pa.Table:
+    """Return the table of a catalog without rows, with these `var_*` columns."""
+    empty = _locate_images(SCHEMA.empty_table(), "").drop_columns([_VARS])
+    for field in CHOICES:
+        empty = empty.append_column(field, pa.array([], field.type))
+    for name in variables:
+        empty = empty.append_column(name, pa.array([], pa.string()))
+    return empty
+
+
 def widen(table: pa.Table) -> pa.Table:
     """Return `table` with its map column `vars` replaced by one text column a variable."""
     if _VARS not in table.column_names:
@@ -379,11 +389,7 @@ class _Question:
             return ()
         variables = {quoted or bare for quoted, bare in _VARIABLE.findall(text)}
         variables |= {VAR_PREFIX + name.removeprefix(VAR_PREFIX) for name in self.columns}
-        empty = _locate_images(SCHEMA.empty_table(), "").drop_columns([_VARS])
-        for field in CHOICES:
-            empty = empty.append_column(field, pa.array([], field.type))
-        for name in (*sorted(variables), _ANY_VARIABLE):
-            empty = empty.append_column(name, pa.array([], pa.string()))
+        empty = empty_table([*sorted(variables), _ANY_VARIABLE])
         try:
             with self._posed(empty) as (connection, sql):
                 [[_, plan]] = connection.execute(f"EXPLAIN (FORMAT JSON) {sql}").fetchall()
@@ -524,8 +530,12 @@ _UNKNOWN_COLUMN = re.compile(
 """
 
 
+_TOO_EARLY = re.compile(r'syntax error at or near "\)"\s+LINE 2: \)\s+\^')
+"""What it says of the parenthesis that closes a condition of ours, which lacks something."""
+
+
 def _explain(error: duckdb.Error, columns: Sequence[str]) -> InputError:
-    message = str(error).strip()
+    message = _TOO_EARLY.sub("the expression ends too early", str(error).strip())
     note = hint = None
     if found := _UNKNOWN_COLUMN.search(message):
         name = (found["name"] or found["of_table"]).rpartition(".")[2]

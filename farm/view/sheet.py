@@ -22,6 +22,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -54,8 +55,7 @@ _NATURAL_EDGE = 512
 """Pictures are shown pixel for pixel up to this size, and reduced to it beyond."""
 _MOST_TILES = 16
 """If a cell would hold more pictures than this, what varies most gets pages of its own."""
-_MOST_ROWS = 50_000
-_MOST_VALUES = 1000
+MOST_VALUES = 1000
 """An axis with more values than this is no sheet any more."""
 _WORTH_A_THUMBNAIL = 1.5
 """From this reduction on, a kept thumbnail is read instead of the image."""
@@ -223,6 +223,16 @@ class Table:
         """Return the column that a user means by `name`."""
         return None if name is None else resolve_column(name, self.columns)
 
+    def require_numbers(self, column: str) -> None:
+        """Refuse a column that holds no numbers.
+
+        Raises:
+            InputError: it is of another type.
+        """
+        kind = self.arrow[column].type
+        if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_null(kind)):
+            raise InputError(f"'{display(column)}' is no column of numbers", hint=_NUMBERS)
+
     def axis(self, name: str | None) -> str | None:
         """Return the column to lay out by: the one that is meant, or ranges of what it measures."""
         column = self.resolve(name)
@@ -258,6 +268,9 @@ _MOST_NAMES = 3
 
 
 # --- axes ---------------------------------------------------------------------------------------
+
+AXES = ("x", "y", "page", "super_x", "super_y")
+"""The settings that name a column to lay out by."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -312,7 +325,7 @@ def choose_axes(
         raise InputError("every axis of a sheet is another column", hint="name each only once")
     free = _independent(rows, order, given)
     count = {name: len({row[name] for row in rows}) for name in free}
-    fitting = [name for name in free if count[name] <= _MOST_VALUES]
+    fitting = [name for name in free if count[name] <= MOST_VALUES]
     settings = [name for name in fitting if name != "seed"]
     seeds = [name for name in fitting if name == "seed"]
 
@@ -413,13 +426,10 @@ class _Scores:
         column = table.resolve(name)
         if column is None:
             return None
+        table.require_numbers(column)
         found = [row[column] for row in table.rows if row[column] is not None]
-        if not found or not all(_is_number(one) for one in found):
-            what = "has no values here" if not found else "is no column of numbers"
-            raise InputError(
-                f"'{column}' {what}",
-                hint="a score is a number, such as sharpness, render_ms or guidance_scale",
-            )
+        if not found:
+            raise InputError(f"'{display(column)}' has no values here", hint=_NUMBERS)
         finite = [float(one) for one in found if math.isfinite(one)]
         return cls(name=column, low=min(finite, default=0.0), high=max(finite, default=0.0))
 
@@ -436,8 +446,7 @@ class _Scores:
         return Legend(name=display(self.name), low=_brief(self.low), high=_brief(self.high))
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+_NUMBERS = "a score is a number, such as sharpness, render_ms or guidance_scale"
 
 
 def _brief(value: float) -> str:
@@ -477,7 +486,7 @@ class _Difference:
                 hint=f"add --x {display(column)}",
             )
         known = {show(value): value for value in table.levels(column)}
-        if (wanted := _as_shown(text.strip(), known)) is None:
+        if (wanted := as_shown(text.strip(), known)) is None:
             raise InputError(
                 f"'{display(column)}' has no value '{text.strip()}' here",
                 note=f"values: {', '.join(known)}",
@@ -514,7 +523,7 @@ class _Difference:
         )
 
 
-def _as_shown(text: str, known: Iterable[str]) -> str | None:
+def as_shown(text: str, known: Iterable[str]) -> str | None:
     """Return which known label a user means: it itself, or the same number."""
     labels = list(known)
     if text in labels:
@@ -575,11 +584,8 @@ class _One:
 
 def _arrange(table: Table, settings: SheetSettings) -> Iterator[_One]:
     """Yield a sheet for every value of the page axis."""
-    sorting = _Sorting.of(table, settings.sort)
-    given = {
-        name: table.axis(getattr(settings, name))
-        for name in ("x", "y", "page", "super_x", "super_y")
-    }
+    sorting = Sorting.of(table, settings.sort)
+    given = {name: table.axis(getattr(settings, name)) for name in AXES}
     if sorting and not any(given.values()):
         # One ranking of everything: no axis may tear it apart.
         inside = tuple(_independent(table.rows, table.order, ()))
@@ -617,11 +623,11 @@ def _arrange(table: Table, settings: SheetSettings) -> Iterator[_One]:
 def _require_few_values(table: Table, axes: Axes) -> None:
     """Refuse axes that nobody could look along. Pages may be any number: each is a sheet."""
     for name in (axes.x, axes.y, axes.super_x, axes.super_y):
-        if name is None or (count := len({row[name] for row in table.rows})) <= _MOST_VALUES:
+        if name is None or (count := len({row[name] for row in table.rows})) <= MOST_VALUES:
             continue
         label = display(name)
         raise InputError(
-            f"'{label}' has {count:,} values, and an axis has room for {_MOST_VALUES:,}",
+            f"'{label}' has {count:,} values, and an axis has room for {MOST_VALUES:,}",
             hint=f"--page {label} makes a sheet of each; --where chooses some",
         )
 
@@ -708,14 +714,14 @@ def _groups(name: str | None, lines: Sequence[tuple[Any, ...]]) -> tuple[Group, 
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Sorting:
+class Sorting:
     """An order of pictures: by the values of a column, those without one last."""
 
     column: str
     is_descending: bool
 
     @classmethod
-    def of(cls, table: Table, asked: str | None) -> _Sorting | None:
+    def of(cls, table: Table, asked: str | None) -> Sorting | None:
         """Read `column`, `column asc` or `column desc`.
 
         Raises:
@@ -851,7 +857,7 @@ def _gallery(
     *,
     style: _Style,
     page: str,
-    sorting: _Sorting | None,
+    sorting: Sorting | None,
 ) -> _One:
     """Return a sheet of one axis, wrapped: every picture with its value above it."""
     ordered = inside.ordered(rows)
@@ -992,14 +998,9 @@ class _Target:
         if out is not None:
             path = Path(out)
             return cls(folder=str(path.parent), stem=path.stem, suffix=path.suffix)
-        named = settings.file or _name(settings)
-        path = Path(named)
-        is_chosen = path.suffix.lower() in paint.SUFFIXES
-        return cls(
-            folder=f"{store.url}/{SHEETS}",
-            stem=path.stem if is_chosen else path.name,
-            suffix=path.suffix if is_chosen else ".png",
-        )
+        name = file_of(settings)
+        suffix = paint.suffix_of(name)
+        return cls(folder=f"{store.url}/{SHEETS}", stem=name.removesuffix(suffix), suffix=suffix)
 
     def write(self, count: int, pages: Iterator[Image.Image]) -> list[str]:
         """Write pages and return their files. Each appears whole: no viewer sees half a picture.
@@ -1021,8 +1022,10 @@ class _Target:
         return publish(self.folder, name, lambda path: paint.save(path, pages), what="the sheet")
 
 
-def _name(settings: SheetSettings) -> str:
-    """Return a name that says what a sheet shows, so that two sheets of a job have two names."""
+def file_of(settings: SheetSettings) -> str:
+    """Return the name of a sheet's file: what is asked for, or one that says what it shows."""
+    if settings.file is not None:
+        return settings.file if paint.suffix_of(settings.file) else f"{settings.file}.png"
     axes = (settings.x, settings.y, settings.page, settings.super_x, settings.super_y)
     words = [
         *axes,
@@ -1032,11 +1035,19 @@ def _name(settings: SheetSettings) -> str:
         settings.where and f"where-{settings.where}",
         settings.theme if settings.theme != "light" else None,
     ]
-    return "-".join(_slug(word) for word in words if word)[:_LONGEST_NAME] or "sheet"
+    return ("-".join(_slug(word) for word in words if word)[:_LONGEST_NAME] or "sheet") + ".png"
 
 
 _LONGEST_NAME = 120
 
 
+_ORDERS = MappingProxyType(
+    {"<=": "to", ">=": "from", "<>": "not", "!=": "not", "<": "below", ">": "above"}
+)
+"""What a comparison is called in a name: `seed < 3` and `seed > 3` are two sheets."""
+_ORDER = re.compile("|".join(_ORDERS))
+
+
 def _slug(text: str) -> str:
-    return re.sub(r"[^0-9A-Za-z_]+", "-", text).strip("-") or "x"
+    said = _ORDER.sub(lambda found: f"-{_ORDERS[found[0]]}-", text)
+    return re.sub(r"[^0-9A-Za-z_]+", "-", said).strip("-") or "x"

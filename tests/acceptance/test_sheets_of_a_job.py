@@ -19,7 +19,7 @@ matrix:
   seed: 1..3
 sheets:
   - {x: seed, y: sampler}
-  - {x: no_such_column}
+  - {score: rating, file: rated}
   - {sort: sharpness desc, file: best.pdf}
 """
 
@@ -36,8 +36,12 @@ def test_a_run_makes_its_sheets_and_survives_one_that_cannot_be_made(tmp_path: P
     sheets = tmp_path / "out" / "sheets"
     assert sorted(file.name for file in sheets.iterdir()) == ["best.pdf", "seed-sampler.png"]
     notices = [event.message for event in told if isinstance(event, Notice)]
+    unmade = (
+        "a sheet could not be made: 'rating' has no values here; a score is a number, such as "
+        "sharpness, render_ms or guidance_scale"
+    )
     assert notices == [
         f"sheet: {sheets / 'seed-sampler.png'}",
-        "a sheet could not be made: the catalog has no column 'no_such_column'",
+        unmade,
         f"sheet: {sheets / 'best.pdf'}",
     ]

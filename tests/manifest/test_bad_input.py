@@ -189,7 +189,6 @@ def test_a_good_job_has_no_problems() -> None:
         ("sheets: [seed]", "1:10: a sheet is a mapping such as"),
         ("sheets: {xx: seed}", "1:10: unknown key 'xx' of a sheet"),
         ("sheets: {super-x: seed}", "unknown key 'super-x' of a sheet (did you mean 'super_x'?)"),
-        ("sheets: {x: smapler}", "1:13: unknown column 'smapler' (did you mean 'sampler'?)"),
         ("sheets: {theme: pink}", "1:17: 'theme' must be one of light, dark"),
         ("sheets: {tile: 0}", "1:16: 'tile' must be at least 1"),
         ("sheets: {tile: large}", "1:16: 'tile'"),
