@@ -3,7 +3,7 @@
 A `Grid` says what is to be seen: labelled rows and columns of cells, each a small block of picture
 slots. `lay_out` turns it into a `Layout`, the boxes of every slot and every line of text in pixels,
 given only a function that measures text. It opens no file and draws nothing, so a sheet can be
-examined, and cut into pages that fit (`paginate`), before a single picture is read.
+examined, and cut into pages that fit (`pages`), before a single picture is read.
 
 Labels are wrapped, then shrunk, and then given more room; they are never cut.
 """
@@ -11,9 +11,10 @@ Labels are wrapped, then shrunk, and then given more room; they are never cut.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
@@ -110,6 +111,10 @@ class Grid:
     """Together as many columns as there are; none for a sheet without groups, as for rows."""
     row_groups: tuple[Group, ...] = ()
     captions: tuple[str, ...] = ()
+    wrap: int | None = None
+    """Columns beside each other; the next ones continue below, under labels of their own."""
+    fold: int | None = None
+    """Rows below each other; the next ones continue on the right. Not together with `wrap`."""
     slots: int = 1
     across: int | None = None
     """Slots beside each other in a cell; by default what makes the squarest block."""
@@ -117,6 +122,8 @@ class Grid:
     strip: int = 0
     """Height of the strip below every picture."""
     legend: Legend | None = None
+    part: tuple[int, int] | None = None
+    """Which part of a sheet this is, and of how many, if it is divided."""
     first_row: int = 0
     """Number of the first row in the grid that this one was cropped from."""
     first_column: int = 0
@@ -126,6 +133,15 @@ class Grid:
         """Columns and rows of the slots of one cell."""
         across = self.across or arrange(self.slots, self.tile)
         return across, math.ceil(self.slots / across)
+
+    @property
+    def blocks(self) -> tuple[tuple[range, range], ...]:
+        """The rows and columns that stand together, in reading order."""
+        return tuple(
+            itertools.product(
+                pieces(len(self.rows), self.fold), pieces(len(self.columns), self.wrap)
+            )
+        )
 
     def crop(self, rows: range, columns: range) -> Grid:
         """Return the part of the grid with these rows and columns, numbered from its own start."""
@@ -142,6 +158,12 @@ class Grid:
             first_row=self.first_row + rows.start,
             first_column=self.first_column + columns.start,
         )
+
+
+def pieces(count: int, size: int | None) -> list[range]:
+    """Return 0..count in pieces of one size; the last one may be smaller."""
+    step = size or max(1, count)
+    return [range(start, min(start + step, count)) for start in range(0, count, step)]
 
 
 def _crop_groups(groups: Sequence[Group], part: range) -> tuple[Group, ...]:
@@ -170,19 +192,6 @@ class Layout:
     """Thin lines below the labels of groups."""
     scale: Box | None = None
     """Where the colours of the strips are explained, from low on the left to high."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """How large a page may be."""
-
-    pixels: int
-    edge: int
-
-    def hold(self, layout: Layout) -> bool:
-        """Whether a page of this layout is within the limits."""
-        longest = max(layout.width, layout.height)
-        return longest <= self.edge and layout.width * layout.height <= self.pixels
 
 
 # --- sizes --------------------------------------------------------------------------------------
@@ -222,14 +231,16 @@ class _Scale:
     def of(cls, grid: Grid) -> _Scale:
         across, down = grid.block
         unit = math.sqrt(across * grid.tile[0] * down * grid.tile[1])
-        page = across * grid.tile[0] * (len(grid.columns) + 1)
-        label = _clamp(round(min(unit / 9, page / 40)), 13, _LARGEST)
+        blocks = grid.blocks
+        beside = len(blocks) if grid.fold else 1
+        page = across * grid.tile[0] * (len(blocks[0][1]) + 1) * beside
+        # A very wide page is looked at from further away.
+        label = _clamp(round(min(unit / 9, page / 40)), 13, max(_LARGEST, page // 160))
         return cls(
             margin=2 * label,
             gap=_clamp(round(unit / 20), 6, 28),
             seam=_clamp(round(max(grid.tile) / 60), 2, 6),
             label=label,
-            # A very wide page is looked at from further away.
             fact=max(12, round(label * 0.9), min(22, page // 170)),
             title=max(round(label * 1.7), min(44, page // 90)),
         )
@@ -382,6 +393,41 @@ def lay_out(grid: Grid, measure: Measure) -> Layout:
     return _Sheet(grid, measure).layout()
 
 
+class Extent(NamedTuple):
+    """The sizes, in pixels, that every shape of a sheet is made of; near the truth, not exact."""
+
+    margin: int
+    header: int
+    head: int
+    """Labels above a block of cells."""
+    side: int
+    """Labels beside a block of cells."""
+    column: int
+    """From one column of a block to the next."""
+    row: int
+    gap: int
+    """Between blocks."""
+
+
+def measure_extent(grid: Grid, measure: Measure, *, width: int) -> Extent:
+    """Return what the sheet of `grid` measures; its header, if the page is about so wide."""
+    sheet = _Sheet(grid, measure)
+    gap, size = sheet.scale.gap, sheet.scale.label
+    heads = [sheet.heads.tallest, *([leading(size)] if grid.x_name else [])]
+    if grid.column_groups:
+        heads.append(sheet.group_heads.tallest + size)
+    header = list(sheet._header(width))  # noqa: SLF001 - of this module
+    return Extent(
+        margin=sheet.scale.margin,
+        header=header[-1].box.bottom + size,
+        head=sum(heads) + gap,
+        side=sheet.side,
+        column=sheet.cell_width + gap,
+        row=max(sheet.block[1], sheet.sides.tallest) + gap,
+        gap=sheet.block_gap,
+    )
+
+
 class _Sheet:
     """The work of `lay_out`: widths first, then heights, then places from top to bottom."""
 
@@ -395,13 +441,21 @@ class _Sheet:
             across * grid.tile[0] + (across - 1) * self.scale.seam,
             down * (grid.tile[1] + grid.strip) + (down - 1) * self.scale.seam,
         )
+        self.texts: list[Text] = []
+        self.slots: list[Slot] = []
         self.rules: list[Box] = []
         self.bar: Box | None = None
         self.group_gap = self.scale.gap + self.scale.label
+        self.block_gap = self.scale.gap + 2 * self.scale.label
         self.breaks = _breaks(grid.column_groups, len(grid.columns))
         self.heads, self.cell_width = self._fit_above(grid.columns, self.block[0])
         self.captions, self.cell_width = self._fit_above(grid.captions, self.cell_width)
         self.sides, self.side_width = self._fit_beside()
+        self.side = bool(self.side_width) * (
+            self.side_width + self.scale.gap + self.scale.label // 2
+        )
+        self.spans = {columns: self._spans(columns) for _, columns in grid.blocks}
+        self.group_heads = self._fit_groups()
 
     def _fit_above(self, texts: Sequence[str], width: int) -> tuple[_Fitted, int]:
         """Fit labels above cells, which become wider only if a label would be a tower."""
@@ -429,51 +483,65 @@ class _Sheet:
         return _fit(texts, widest, size=size, tall=tall, ruler=self.labels), widest
 
     def layout(self) -> Layout:
-        """Place everything."""
-        grid, scale = self.grid, self.scale
-        left = scale.margin + (self.side_width + scale.gap + scale.label // 2) * bool(
-            self.side_width
-        )
-        columns = len(grid.columns)
-        right = self._cell_left(left, columns - 1) + self.cell_width
-        width = max(right + scale.margin, _MIN_PAGE)
-        texts = list(self._header(width - 2 * scale.margin))
-        top = texts[-1].box.bottom + scale.label
-        if grid.column_groups:
-            texts += self._column_groups(left, top)
-            top = self.rules[-1].bottom + scale.label // 2
-        if heads := list(self._column_heads(left, top)):
-            texts += heads
-            top = max(text.box.bottom for text in heads) + max(4, scale.gap // 2)
-        slots: list[Slot] = []
-        headings = dict(zip(_starts(grid.row_groups), grid.row_groups, strict=True))
-        for row in range(len(grid.rows)):
-            if row in headings:
-                top += self.group_gap if row else scale.gap
-                texts.append(self._heading(headings[row].label, top, right - scale.margin))
-                top = self.rules[-1].bottom + scale.gap
-            captions = list(self._captions(row, left, top))
-            top = max((text.box.bottom for text in captions), default=top - 4) + 4
-            height = max(self.block[1], self.sides.height(row))
-            texts += captions
-            texts += self._side(row, top, height)
-            for column in range(columns):
-                cell = Box(self._cell_left(left, column), top, self.cell_width, height)
-                slots += self._slots(cell, row, column)
-            top += height + scale.gap
+        """Place everything: the header, and below it block by block."""
+        grid, margin = self.grid, self.scale.margin
+        widths = [self.side + self._cells_width(columns) for _, columns in grid.blocks]
+        wide = sum(widths) + self.block_gap * (len(widths) - 1) if grid.fold else max(widths)
+        width = max(wide + 2 * margin, _MIN_PAGE)
+        self.texts += self._header(width - 2 * margin)
+        top = self.texts[-1].box.bottom + self.scale.label
+        left, bottom = margin, top
+        for (rows, columns), its_width in zip(grid.blocks, widths, strict=True):
+            end = self._block(rows, columns, left=left, top=top, width=its_width)
+            bottom = max(bottom, end)
+            if grid.fold:
+                left += its_width + self.block_gap
+            else:
+                top = end + self.block_gap
         return Layout(
-            width=width, height=top - scale.gap + scale.margin, texts=tuple(texts),
-            slots=tuple(slots), rules=tuple(self.rules), scale=self.bar,
+            width=width, height=bottom + margin, texts=tuple(self.texts),
+            slots=tuple(self.slots), rules=tuple(self.rules), scale=self.bar,
         )  # fmt: skip
 
-    def _cell_left(self, left: int, column: int) -> int:
+    def _block(self, rows: range, columns: range, *, left: int, top: int, width: int) -> int:
+        """Place rows and columns that stand together, with their labels; return where they end."""
+        scale, cells = self.scale, left + self.side
+        if self.grid.column_groups:
+            top = self._column_groups(cells, top, columns)
+        if heads := list(self._column_heads(left, top, columns)):
+            self.texts += heads
+            top = max(text.box.bottom for text in heads) + max(4, scale.gap // 2)
+        groups = _crop_groups(self.grid.row_groups, rows)
+        headings = dict(zip(_starts(groups), groups, strict=True))
+        for row in rows:
+            if group := headings.get(row - rows.start):
+                top += self.group_gap if row > rows.start else scale.gap
+                self.texts.append(self._heading(group.label, left, top, width))
+                top = self.rules[-1].bottom + scale.gap
+            captions = list(self._captions(row, columns, cells, top))
+            top = max((text.box.bottom for text in captions), default=top - 4) + 4
+            height = max(self.block[1], self.sides.height(row))
+            self.texts += captions
+            self.texts += self._side(row, left, top, height)
+            for column in columns:
+                cell = Box(self._cell_left(cells, column, columns), top, self.cell_width, height)
+                self.slots += self._slots(cell, row, column)
+            top += height + scale.gap
+        return top - scale.gap
+
+    def _cell_left(self, left: int, column: int, columns: range) -> int:
+        """Return where a column stands in a block of columns whose cells begin at `left`."""
         step = self.cell_width + self.scale.gap
-        return left + column * step + self.breaks[column] * self.group_gap
+        gaps = self.breaks[column] - self.breaks[columns.start]
+        return left + (column - columns.start) * step + gaps * self.group_gap
+
+    def _cells_width(self, columns: range) -> int:
+        return self._cell_left(0, columns[-1], columns) + self.cell_width
 
     def _header(self, width: int) -> Iterator[Text]:
         top = self.scale.margin
         lines = [(Style.TITLE, self.scale.title, self.grid.title)]
-        lines += [(Style.FACT, self.scale.fact, fact) for fact in self.grid.facts]
+        lines += [(Style.FACT, self.scale.fact, fact) for fact in self._facts()]
         for style, size, line in lines:
             wrapped = _Ruler(self.measure, style).wrap(line, width, size).lines
             box = Box(self.scale.margin, top, width, leading(size) * len(wrapped))
@@ -481,6 +549,13 @@ class _Sheet:
             top = box.bottom + size // 4
         if self.grid.legend is not None:
             yield from self._legend(self.grid.legend, top)
+
+    def _facts(self) -> tuple[str, ...]:
+        if self.grid.part is None:
+            return self.grid.facts
+        *before, last = self.grid.facts or ("",)
+        part = "part {} of {}".format(*self.grid.part)
+        return (*before, f"{last} · {part}" if last else part)
 
     def _legend(self, legend: Legend, top: int) -> Iterator[Text]:
         """Place the name of the score, its lowest value, a bar of its colours, its highest."""
@@ -495,76 +570,98 @@ class _Sheet:
                 self.bar = Box(left, top + height // 2 - size // 3, 8 * size, 2 * (size // 3))
                 left = self.bar.right + gap
 
-    def _column_groups(self, left: int, top: int) -> Iterator[Text]:
-        """Place the labels above groups of columns, each over a line as wide as its group."""
-        groups = self.grid.column_groups
-        spans = [
-            (self._cell_left(left, start), self._cell_left(left, start + group.size - 1))
-            for start, group in zip(_starts(groups), groups, strict=True)
-        ]
-        widths = [last + self.cell_width - first for first, last in spans]
-        texts = [group.label for group in groups]
-        fitted = _fit(
-            texts, min(widths), size=self.scale.label, tall=3 * leading(self.scale.label),
-            ruler=self.labels,
-        )  # fmt: skip
-        bottom = top + fitted.tallest
-        for place, (lines, (first, _), width) in enumerate(
-            zip(fitted.lines, spans, widths, strict=True)
-        ):
-            tall = fitted.height(place)
-            box = Box(first, bottom - tall, width, tall)
-            yield Text(box=box, lines=lines, size=fitted.size, style=Style.LABEL)
-            self.rules.append(Box(first, bottom + 3, width, _RULE))
+    def _spans(self, columns: range) -> list[tuple[Group, int, int]]:
+        """Return the groups of a block of columns, with their left edge in it and their width."""
+        found = []
+        start = columns.start
+        for group in _crop_groups(self.grid.column_groups, columns):
+            left = self._cell_left(0, start, columns)
+            last = self._cell_left(0, start + group.size - 1, columns)
+            found.append((group, left, last + self.cell_width - left))
+            start += group.size
+        return found
 
-    def _heading(self, label: str, top: int, width: int) -> Text:
-        """Place the label above a group of rows, over a line as wide as the sheet."""
+    def _fit_groups(self) -> _Fitted:
+        """Fit the labels of all groups of columns, block after block, at one size."""
+        spans = [span for spans in self.spans.values() for span in spans]
+        size = self.scale.label
+        return _fit(
+            [group.label for group, _, _ in spans],
+            min((width for _, _, width in spans), default=0),
+            size=size,
+            tall=3 * leading(size),
+            ruler=self.labels,
+        )
+
+    def _column_groups(self, left: int, top: int, columns: range) -> int:
+        """Place the labels above groups of columns, each over a line as wide as its group."""
+        fitted, first = self.group_heads, 0
+        for before, spans in self.spans.items():
+            if before == columns:
+                break
+            first += len(spans)
+        places = range(first, first + len(self.spans[columns]))
+        bottom = top + max(map(fitted.height, places))
+        for place, (_, start, width) in zip(places, self.spans[columns], strict=True):
+            tall = fitted.height(place)
+            box = Box(left + start, bottom - tall, width, tall)
+            lines = fitted.lines[place]
+            self.texts.append(Text(box=box, lines=lines, size=fitted.size, style=Style.LABEL))
+            self.rules.append(Box(box.left, bottom + 3, width, _RULE))
+        return self.rules[-1].bottom + self.scale.label // 2
+
+    def _heading(self, label: str, left: int, top: int, width: int) -> Text:
+        """Place the label above a group of rows, over a line as wide as their block."""
         size = self.scale.label
         lines = self.labels.wrap(label, width, size).lines
-        box = Box(self.scale.margin, top, width, leading(size) * len(lines))
-        self.rules.append(Box(self.scale.margin, box.bottom + 3, width, _RULE))
+        box = Box(left, top, width, leading(size) * len(lines))
+        self.rules.append(Box(left, box.bottom + 3, width, _RULE))
         return Text(box=box, lines=lines, size=size, style=Style.LABEL)
 
-    def _column_heads(self, left: int, top: int) -> Iterator[Text]:
+    def _column_heads(self, left: int, top: int, columns: range) -> Iterator[Text]:
         """Place the names of the axes and, below them, the labels of the columns."""
         grid, scale = self.grid, self.scale
         size, height = scale.label, leading(scale.label)
-        right = self._cell_left(left, len(grid.columns) - 1) + self.cell_width
+        cells, width = left + self.side, self._cells_width(columns)
         if grid.x_name:
-            wrapped = _Ruler(self.measure, Style.AXIS).wrap(grid.x_name, right - left, size).lines
-            box = Box(left, top, right - left, height * len(wrapped))
+            wrapped = _Ruler(self.measure, Style.AXIS).wrap(grid.x_name, width, size).lines
+            box = Box(cells, top, width, height * len(wrapped))
             yield Text(box=box, lines=wrapped, size=size, style=Style.AXIS)
             top = box.bottom + size // 4
-        bottom = top + self.heads.tallest
+        bottom = top + max(map(self.heads.height, columns))
         if grid.y_name and self.side_width:
-            box = Box(scale.margin, max(top, bottom - height), self.side_width, height)
+            box = Box(left, max(top, bottom - height), self.side_width, height)
             yield Text(box=box, lines=(grid.y_name,), size=size, style=Style.AXIS)
-        for column, lines in enumerate(self.heads.lines):
-            tall = self.heads.height(column)
-            box = Box(self._cell_left(left, column), bottom - tall, self.cell_width, tall)
-            if tall:
+        for column in columns:
+            if tall := self.heads.height(column):
+                at = self._cell_left(cells, column, columns)
                 yield Text(
-                    box=box, lines=lines, size=self.heads.size, style=Style.LABEL, align="center"
+                    box=Box(at, bottom - tall, self.cell_width, tall),
+                    lines=self.heads.lines[column],
+                    size=self.heads.size,
+                    style=Style.LABEL,
+                    align="center",
                 )
 
-    def _captions(self, row: int, left: int, top: int) -> Iterator[Text]:
-        columns = len(self.grid.columns)
-        places = range(row * columns, min((row + 1) * columns, len(self.captions.lines)))
-        bottom = top + max(map(self.captions.height, places), default=0)
-        for place in places:
+    def _captions(self, row: int, columns: range, left: int, top: int) -> Iterator[Text]:
+        if not self.grid.captions:
+            return
+        places = [row * len(self.grid.columns) + column for column in columns]
+        bottom = top + max(map(self.captions.height, places))
+        for column, place in zip(columns, places, strict=True):
             if tall := self.captions.height(place):
-                cell_left = self._cell_left(left, place % columns)
+                at = self._cell_left(left, column, columns)
                 yield Text(
-                    box=Box(cell_left, bottom - tall, self.cell_width, tall),
+                    box=Box(at, bottom - tall, self.cell_width, tall),
                     lines=self.captions.lines[place],
                     size=self.captions.size,
                     style=Style.LABEL,
                     align="center",
                 )
 
-    def _side(self, row: int, top: int, height: int) -> Iterator[Text]:
+    def _side(self, row: int, left: int, top: int, height: int) -> Iterator[Text]:
         if tall := self.sides.height(row):
-            box = Box(self.scale.margin, top + (height - tall) // 2, self.side_width, tall)
+            box = Box(left, top + (height - tall) // 2, self.side_width, tall)
             yield Text(
                 box=box, lines=self.sides.lines[row], size=self.sides.size, style=Style.LABEL
             )
@@ -606,55 +703,3 @@ def _breaks(groups: Sequence[Group], count: int) -> list[int]:
         breaks += column in starts
         found.append(breaks)
     return found
-
-
-# --- pages --------------------------------------------------------------------------------------
-
-
-def paginate(grid: Grid, measure: Measure, limits: Limits) -> tuple[Layout, ...]:
-    """Return the pages that show all of `grid`, each within `limits`: as few as an even cut gives.
-
-    Rows are divided first, so that what is compared across stays on one page; columns only if a
-    single row is too wide. If even one cell is too large for a page, its tiles are made smaller.
-
-    Only where labels alone are larger than a page, a page is larger than the limits.
-    """
-    while True:
-        for across in _cuts(len(grid.columns)):
-            first = grid.crop(range(1), across[0])
-            if not limits.hold(lay_out(first, measure)) and len(across) < len(grid.columns):
-                continue
-            for down in _cuts(len(grid.rows)):
-                parts = (grid.crop(rows, columns) for rows in down for columns in across)
-                if pages := _lay_out_all(parts, measure, limits):
-                    return pages
-        width, height = grid.tile
-        if max(grid.tile) == 1:
-            cells = (grid.crop(rows, columns) for rows in down for columns in across)
-            return tuple(lay_out(cell, measure) for cell in cells)
-        grid = dataclasses.replace(grid, tile=(max(1, width * 3 // 4), max(1, height * 3 // 4)))
-
-
-def _cuts(count: int) -> Iterator[list[range]]:
-    """Yield ever finer even divisions of 0..count, from one piece to pieces of one."""
-    pieces = 1
-    while True:
-        size = math.ceil(count / pieces)
-        yield [range(start, min(start + size, count)) for start in range(0, count, size)]
-        if size <= 1:
-            return
-        # The next size down; faster where pieces are many, so that long axes take few tries.
-        pieces = max(math.ceil(count / (size - 1)), pieces + pieces // 8)
-
-
-def _lay_out_all(
-    parts: Iterable[Grid], measure: Measure, limits: Limits
-) -> tuple[Layout, ...] | None:
-    """Return the layouts of all parts, or None once one is too large."""
-    pages = []
-    for part in parts:
-        page = lay_out(part, measure)
-        if not limits.hold(page):
-            return None
-        pages.append(page)
-    return tuple(pages)

@@ -22,7 +22,8 @@ from typing import TypeAlias
 from PIL import Image, ImageChops, ImageDraw, TiffImagePlugin
 
 from farm.errors import FarmError, InputError
-from farm.view.layout import Box, Layout, Limits, Slot, Style, Text, leading, wrap
+from farm.view.layout import Box, Layout, Slot, Style, Text, leading, wrap
+from farm.view.pages import Limits
 from farm.view.pdf import write_pdf
 from farm.view.typeface import measure, write
 

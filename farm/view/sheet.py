@@ -39,6 +39,7 @@ from farm.view import layout, paint
 from farm.view.layout import Grid, Group, Layout, Legend
 from farm.view.missing import MISSING, compare_with_job
 from farm.view.orders import Orders, sort_key
+from farm.view.pages import Limits, columns_of_page, paginate
 from farm.view.publish import publish
 from farm.view.query import ask, read_catalog, resolve_column
 from farm.view.ranges import divide
@@ -59,8 +60,8 @@ MOST_VALUES = 1000
 """An axis with more values than this is no sheet any more."""
 _WORTH_A_THUMBNAIL = 1.5
 """From this reduction on, a kept thumbnail is read instead of the image."""
-_LARGEST_PICTURE = 180_000_000
-"""Pixels of a sheet that is returned as one picture: half a gigabyte."""
+_PICTURE = Limits(pixels=180_000_000, edge=65_535)
+"""How large a sheet may be that is returned as one picture: half a gigabyte."""
 
 
 def make_sheet(
@@ -94,14 +95,14 @@ def make_sheet(
     files = open_files(store.url)
     source = _Source(read=files.get, thumbnails=Thumbnails(files))
     theme = paint.theme_of(chosen.theme)
-    pages = [
+    parts = [
         (one, part)
-        for one in _arrange(table, chosen)
-        for part in layout.paginate(one.grid, measure, limits)
+        for one in _arrange(table, chosen, limits)
+        for part in paginate(one.grid, measure, limits)
     ]
     return target.write(
-        len(pages),
-        (paint.paint(part, one.contents(source, part), theme) for one, part in pages),
+        len(parts),
+        (paint.paint(part, one.contents(source, part), theme) for one, part in parts),
     )
 
 
@@ -118,17 +119,17 @@ def draw_sheet(frame: pd.DataFrame, settings: SheetSettings) -> Image.Image:
     if not table.rows:
         raise _nothing(settings, where="this table", hint=None)
     source = _Source(read=_read_anywhere, column="image_file")
-    sheets = list(_arrange(table, settings))
+    sheets = list(_arrange(table, settings, _PICTURE))
     if len(sheets) > 1:
         raise InputError(
             f"'{settings.page}' makes {len(sheets)} pages, and this is one picture",
             hint="choose one value of it first, or use make_sheet with a file",
         )
     [one] = sheets
-    whole = layout.lay_out(one.grid, measure)
-    if whole.width * whole.height > _LARGEST_PICTURE:
+    whole, *rest = paginate(one.grid, measure, _PICTURE)
+    if rest:
         raise InputError(
-            f"this sheet would have {whole.width:,} {_TIMES} {whole.height:,} pixels",
+            f"this sheet would have more than {_PICTURE.pixels:,} pixels",
             hint="choose fewer rows, or smaller pictures with tile",
         )
     return paint.paint(whole, one.contents(source, whole), paint.theme_of(settings.theme))
@@ -582,7 +583,7 @@ class _One:
                 return paint.Missing(headline="to do")
 
 
-def _arrange(table: Table, settings: SheetSettings) -> Iterator[_One]:
+def _arrange(table: Table, settings: SheetSettings, limits: Limits) -> Iterator[_One]:
     """Yield a sheet for every value of the page axis."""
     sorting = Sorting.of(table, settings.sort)
     given = {name: table.axis(getattr(settings, name)) for name in AXES}
@@ -617,7 +618,14 @@ def _arrange(table: Table, settings: SheetSettings) -> Iterator[_One]:
         if axes.across or axes.down:
             yield _matrix(table, axes, inside_cells, rows=shown, style=style, page=page)
         else:
-            yield _gallery(shown, inside_cells, style=style, page=page, sorting=sorting)
+            yield _gallery(
+                shown,
+                inside_cells,
+                style=style,
+                page=page,
+                sorting=sorting,
+                most=columns_of_page(size, limits),
+            )
 
 
 def _require_few_values(table: Table, axes: Axes) -> None:
@@ -858,10 +866,14 @@ def _gallery(
     style: _Style,
     page: str,
     sorting: Sorting | None,
+    most: int,
 ) -> _One:
-    """Return a sheet of one axis, wrapped: every picture with its value above it."""
+    """Return a sheet of one axis, wrapped: every picture with its value above it.
+
+    `most` pictures at most stand beside each other.
+    """
     ordered = inside.ordered(rows)
-    across = layout.arrange(len(ordered), style.tile)
+    across = min(most, layout.arrange(len(ordered), style.tile))
     down = math.ceil(len(ordered) / across)
     captions = [", ".join(show(value) for value in inside.key(row)) for row in ordered]
     if sorting and not style.scores:

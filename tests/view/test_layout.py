@@ -10,17 +10,14 @@ from hypothesis import strategies as st
 from farm.view.layout import (
     Box,
     Grid,
+    Group,
     Layout,
-    Limits,
     Style,
     arrange,
     lay_out,
     leading,
-    paginate,
     wrap,
 )
-
-ROOMY = Limits(pixels=10**12, edge=10**6)
 
 
 def measure(text: str, size: int, style: Style) -> float:
@@ -59,17 +56,31 @@ LABELS = st.text(alphabet="ab_ -ä", max_size=120)
 
 
 @st.composite
+def groups(draw: st.DrawFn, count: int) -> tuple[Group, ...]:
+    """Groups of together so many rows or columns; or none."""
+    if draw(st.booleans()):
+        return ()
+    ends = sorted({*draw(st.lists(st.integers(1, count), max_size=3)), count})
+    sizes = [end - start for start, end in itertools.pairwise([0, *ends])]
+    return tuple(Group(label="g" + draw(LABELS), size=size) for size in sizes)
+
+
+@st.composite
 def grids(draw: st.DrawFn) -> Grid:
     columns, rows = (draw(st.lists(LABELS, min_size=1, max_size=4)) for _ in range(2))
     captioned = draw(st.booleans())
     cells = len(columns) * len(rows)
+    shape = draw(st.sampled_from([{}, {"wrap": 1}, {"wrap": 2}, {"fold": 1}, {"fold": 3}]))
     return Grid(
+        **shape,
         title=draw(LABELS),
         facts=tuple(draw(st.lists(LABELS, max_size=2))),
         x_name=draw(st.sampled_from(["", "sampler"])),
         y_name=draw(st.sampled_from(["", "prompt"])),
         columns=tuple(columns),
         rows=tuple(rows),
+        column_groups=draw(groups(len(columns))),
+        row_groups=draw(groups(len(rows))),
         captions=tuple(draw(st.lists(LABELS, min_size=cells, max_size=cells)) * captioned),
         slots=draw(st.integers(1, 7)),
         tile=(draw(st.integers(8, 200)), draw(st.integers(8, 200))),
@@ -106,9 +117,11 @@ def test_labels_are_never_cut(sheet: Grid) -> None:
 def test_every_slot_of_every_cell_is_there_once_in_reading_order(sheet: Grid) -> None:
     slots = lay_out(sheet, measure).slots
     places = [(slot.row, slot.column, slot.number) for slot in slots]
-    assert places == list(
-        itertools.product(range(len(sheet.rows)), range(len(sheet.columns)), range(sheet.slots))
-    )
+    assert places == [
+        place
+        for rows, columns in sheet.blocks
+        for place in itertools.product(rows, columns, range(sheet.slots))
+    ]
     assert all((slot.box.width, slot.box.height) == sheet.tile for slot in slots)
     for one, other in itertools.pairwise(slots):
         if (one.row, one.column) == (other.row, other.column):
@@ -123,6 +136,39 @@ def test_rows_and_columns_stand_in_line() -> None:
         assert len({slot.box.left for slot in slots if slot.column == column}) == 1
     lefts = sorted({slot.box.left for slot in slots})
     assert len({b - a for a, b in itertools.pairwise(lefts)}) == 1
+
+
+def labels_of(layout: Layout) -> list[str]:
+    return [" ".join(text.lines) for text in layout.texts if text.style in ("label", "axis")]
+
+
+def test_wrapped_columns_continue_below_under_labels_of_their_own() -> None:
+    sheet = replace(
+        grid(2, 5), wrap=3, column_groups=(Group(label="a", size=4), Group(label="b", size=1))
+    )
+    layout = lay_out(sheet, measure)
+    of = {(slot.row, slot.column): slot.box for slot in layout.slots}
+    assert of[0, 3].left == of[0, 0].left
+    assert of[0, 3].top > of[1, 0].bottom
+    assert of[0, 4].left > of[0, 1].left  # another group begins with it
+    rows = ["subject 0", "subject 1"]
+    first = ["a", "guidance_scale", "subject", "0.5", "1.5", "2.5", *rows]
+    second = ["a", "b", "guidance_scale", "subject", "3.5", "4.5", *rows]
+    assert labels_of(layout) == first + second
+
+
+def test_folded_rows_continue_on_the_right_under_labels_of_their_own() -> None:
+    sheet = replace(
+        grid(5, 2), fold=3, row_groups=(Group(label="a", size=4), Group(label="b", size=1))
+    )
+    layout = lay_out(sheet, measure)
+    of = {(slot.row, slot.column): slot.box for slot in layout.slots}
+    assert of[3, 0].top == of[0, 0].top
+    assert of[3, 0].left > of[0, 1].right
+    head = ["guidance_scale", "subject", "0.5", "1.5"]
+    first = [*head, "a", "subject 0", "subject 1", "subject 2"]
+    second = [*head, "a", "subject 3", "b", "subject 4"]
+    assert labels_of(layout) == first + second
 
 
 def test_a_column_label_is_centred_over_its_pictures() -> None:
@@ -176,59 +222,6 @@ def test_tiles_make_square_blocks_without_holes(
 
 def test_only_allowed_arrangements_are_chosen() -> None:
     assert arrange(12, (64, 64), [6, 12]) == 6
-
-
-@given(st.integers(1, 12), st.integers(1, 12), st.integers(1, 6), st.integers(900, 3000))
-def test_pages_are_within_limits_and_show_everything_once(
-    rows: int, columns: int, slots: int, edge: int
-) -> None:
-    limits = Limits(pixels=edge * edge // 2, edge=edge)
-    sheet = grid(rows, columns, slots=slots)
-    pages = paginate(sheet, measure, limits)
-    shown = [(s.row, s.column, s.number) for page in pages for s in page.slots]
-    assert sorted(shown) == list(itertools.product(range(rows), range(columns), range(slots)))
-    assert all(limits.hold(page) for page in pages)
-
-
-def test_rows_are_divided_before_columns() -> None:
-    whole = lay_out(grid(20, 8), measure)
-    limits = Limits(pixels=whole.width * whole.height // 3, edge=10**6)
-    pages = paginate(grid(20, 8), measure, limits)
-    assert len(pages) > 2
-    for page in pages:
-        assert {slot.column for slot in page.slots} == set(range(8))
-    sizes = [len({slot.row for slot in page.slots}) for page in pages]
-    assert max(sizes) - min(sizes) <= max(sizes) // 2 + 1
-
-
-def test_a_page_that_fits_is_one_page() -> None:
-    assert paginate(grid(), measure, ROOMY) == (lay_out(grid(), measure),)
-
-
-def test_a_cell_too_large_for_a_page_is_made_smaller() -> None:
-    limits = Limits(pixels=500_000, edge=900)
-    [page] = paginate(grid(1, 1, slots=9, edge=1024), measure, limits)
-    assert limits.hold(page)
-    assert len(page.slots) == 9
-
-
-def test_labels_larger_than_a_page_are_shown_all_the_same() -> None:
-    sheet = replace(grid(2, 2), rows=("word " * 500, "b"))
-    pages = paginate(sheet, measure, Limits(pixels=200_000, edge=500))
-    assert sum(len(page.slots) for page in pages) == 4
-
-
-def test_a_long_axis_is_cut_in_few_tries() -> None:
-    tries = 0
-
-    def counting(text: str, size: int, style: Style) -> float:
-        nonlocal tries
-        tries += text == "assets"  # the title, once a layout
-        return measure(text, size, style)
-
-    pages = paginate(grid(1000, 4), counting, Limits(pixels=2_000_000, edge=4000))
-    assert len(pages) > 10
-    assert tries < 400
 
 
 @given(st.text(alphabet="abc -_/", max_size=60), st.integers(1, 30))
