@@ -70,9 +70,10 @@ def grids(draw: st.DrawFn) -> Grid:
     columns, rows = (draw(st.lists(LABELS, min_size=1, max_size=4)) for _ in range(2))
     captioned = draw(st.booleans())
     cells = len(columns) * len(rows)
-    shape = draw(st.sampled_from([{}, {"wrap": 1}, {"wrap": 2}, {"fold": 1}, {"fold": 3}]))
+    wrap, fold = draw(st.sampled_from([(None, None), (1, None), (2, None), (None, 1), (None, 3)]))
     return Grid(
-        **shape,
+        wrap=wrap,
+        fold=fold,
         title=draw(LABELS),
         facts=tuple(draw(st.lists(LABELS, max_size=2))),
         x_name=draw(st.sampled_from(["", "sampler"])),
