@@ -17,7 +17,8 @@ import numpy as np
 
 from farm.explorer.exhibit import Exhibit, PageColumn
 from farm.store.metadata import parameters_text
-from farm.store.row import asked_task, row_from_columns
+from farm.store.row import asked_tasks, row_from_columns
+from farm.task import TaskSpec
 from farm.version import __version__
 
 ROWS_PER_CHUNK: Final = 20_000
@@ -109,17 +110,14 @@ def details(exhibit: Exhibit, number: int) -> list[dict[str, Any]]:
             "parameters": parameters_text(row_from_columns(row))
             if row["status"] == "rendered"
             else None,
-            "asked": _asked(row),
+            "asked": task and _asked(task),
         }
-        for row in part.to_pylist()
+        for row, task in zip(part, asked_tasks(part), strict=True)
     ]
 
 
-def _asked(row: dict[str, Any]) -> dict[str, Any] | None:
+def _asked(task: TaskSpec) -> dict[str, Any]:
     """Return the fields of a row's task that its columns in the page may have otherwise."""
-    task = asked_task(row)
-    if task is None:
-        return None
     # A browser's numbers do not hold every seed.
     return {
         "dtype": task.dtype, "height": task.height, "width": task.width, "seed": str(task.seed)

@@ -16,8 +16,7 @@ Pure: no file, no Arrow.
 from __future__ import annotations
 
 import dataclasses
-import itertools
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from types import MappingProxyType
@@ -235,23 +234,61 @@ def row_from_columns(columns: Mapping[str, Any]) -> Row:
     return Row(task=task, **{name: columns[name] for name in RESULT_FIELDS})
 
 
-def asked_task(columns: Mapping[str, Any]) -> TaskSpec | None:
-    """Return the task that a catalog has as `columns`, as it was asked for; no template variables.
+_MOST_UNANSWERED: Final = 16
+"""Rows that were used alike for which all ways of asking are tried in vain."""
+
+
+def asked_tasks(rows: Iterable[Mapping[str, Any]]) -> Iterator[TaskSpec | None]:
+    """Yield the task that a catalog has as each of `rows`, as it was asked for, without variables.
 
     The catalog keeps the size and the number type that were used. Those asked for are what gives
     the row's `task_id` in their place: the same, or left to the model. None if neither does, as
     when a model draws in another size than it was told.
+
+    A hash takes its time and rows are many. Those of one job that used the same were mostly asked
+    for alike, so what answered for one is tried first for the next; and where several have had no
+    answer, nothing else is tried any more.
     """
-    values = {name: columns[name] for name in FIELDS}
-    height, width, used = values["height"], values["width"], values["dtype"]
-    # Only one of them can answer; what jobs say most comes first, because rows are many.
-    sizes = dict.fromkeys([(None, None), (height, width), (height, None), (None, width)])
-    dtypes = dict.fromkeys(["auto", used, *FIELDS["dtype"].choices])
-    for dtype, (high, wide) in itertools.product(dtypes, sizes):
-        task = TaskSpec(**values | {"height": high, "width": wide, "dtype": dtype})
-        if format_task_id(task_digest(task)) == columns["task_id"]:
-            return task
-    return None
+    learned: dict[tuple[Any, ...], _Ways] = {}
+    for columns in rows:
+        kind = tuple(columns[name] for name in ("job", "model", "backend", *_USED))
+        if kind not in learned:
+            learned[kind] = _Ways.of(columns)
+        yield learned[kind].asked(columns)
+
+
+_USED = ("height", "width", "dtype")
+"""Fields of which the catalog has what was used."""
+
+
+@dataclass(slots=True, kw_only=True)
+class _Ways:
+    """How rows that used the same may have been asked for: values of the fields in `_USED`."""
+
+    answered: list[tuple[Any, ...]]
+    """Those that some row was asked for by, the last one first."""
+    others: list[tuple[Any, ...]]
+    unanswered: int = 0
+
+    @classmethod
+    def of(cls, columns: Mapping[str, Any]) -> _Ways:
+        height, width, used = (columns[name] for name in _USED)
+        # What jobs say most comes first.
+        sizes = dict.fromkeys([(None, None), (height, width), (height, None), (None, width)])
+        dtypes = dict.fromkeys(["auto", used, *FIELDS["dtype"].choices])
+        return cls(answered=[], others=[(*size, one) for one in dtypes for size in sizes])
+
+    def asked(self, columns: Mapping[str, Any]) -> TaskSpec | None:
+        values = {name: columns[name] for name in FIELDS}
+        untried = self.others if self.unanswered < _MOST_UNANSWERED else []
+        for way in (*self.answered, *untried):
+            task = TaskSpec(**values | dict(zip(_USED, way, strict=True)))
+            if format_task_id(task_digest(task)) == columns["task_id"]:
+                self.answered = [way, *(one for one in self.answered if one != way)]
+                self.others = [one for one in self.others if one != way]
+                return task
+        self.unanswered += 1
+        return None
 
 
 def to_record(row: Row) -> dict[str, Any]:
