@@ -147,6 +147,25 @@ def test_without_axes_images_flow_in_order(shapes: str, show: Show) -> None:
     assert captions[-1] == "apple · 7.5 · ddim · 1"
 
 
+def test_pictures_are_loaded_a_few_at_a_time_and_all_in_the_end(shapes: str, show: Show) -> None:
+    page = show(shapes, "#x=&y=&sort=-seed")
+    asked_for = page.evaluate(
+        """async () => {
+            const counts = [];
+            for (const sort of ["seed", "-seed", "seed"]) {
+                farm.set({ sort }); // those that were loading are not wanted any more
+                await new Promise((done) => requestAnimationFrame(done));
+                counts.push(document.querySelectorAll(".tile img[src]").length);
+            }
+            return counts;
+        }"""
+    )
+    assert asked_for == [12, 12, 12]  # of 22
+    page.wait_for_function(
+        "() => [...document.querySelectorAll('.tile img')].every((one) => one.naturalWidth)"
+    )
+
+
 def test_filters_keep_what_they_name(shapes: str, show: Show) -> None:
     page = show(shapes, "#x=&y=")
     page.click("#open-filters")

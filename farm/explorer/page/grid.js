@@ -13,6 +13,9 @@
   const ROOMY = { wide: 72, high: 44 }; // a tile that has room for a sentence
   const WORDY = { wide: 34, high: 18 }; // and one that has room for a word
   const LINE = 14; // pixels of a line of a reason
+  const MOST_LOADING = 12; // pictures at once
+  const NAME = 17; // and of the name of an axis
+  const MARGIN = 12;
   const MOST_PIXELS = 15_000_000; // Firefox lays out no box larger than 17.8 million pixels
 
   const { element } = farm;
@@ -124,22 +127,62 @@
     return low;
   }
 
+  // --- loading pictures ------------------------------------------------------------------------
+
+  let queue = []; // pictures without an address yet: [image, address]
+  let isFed = true; // or will be in the next frame
+  const loading = new Set();
+
+  /** Give a picture its address when it is its turn. A browser that is asked for hundreds at once
+      does nothing else for a while, not even paint. */
+  function load(image, address) {
+    queue.push([image, address]);
+    if (isFed) requestAnimationFrame(feed); // when all of this draw are in the document
+    isFed = false;
+  }
+
+  function feed() {
+    isFed = true;
+    let next = 0;
+    for (; next < queue.length && loading.size < MOST_LOADING; next += 1) {
+      const [image, address] = queue[next];
+      if (!image.isConnected) continue;
+      loading.add(image);
+      image.src = address;
+    }
+    queue = queue.slice(next);
+  }
+
+  function loaded(image) {
+    if (loading.delete(image)) feed();
+  }
+
+  /** Take a part out of the document; what it has not loaded need not be loaded any more. */
+  function discard(node) {
+    node.remove();
+    for (const image of node.querySelectorAll("img")) {
+      if (loading.delete(image)) image.src = "data:,";
+    }
+  }
+
   // --- one cell --------------------------------------------------------------------------------
 
   function picture(row) {
     const image = element("img", { alt: "", decoding: "async", draggable: "false" });
     const small = farm.smallAddress(row);
     const full = farm.imageAddress(row);
+    image.addEventListener("load", () => loaded(image));
     image.addEventListener("error", () => {
       if (image.getAttribute("src") === small && full !== small) { image.src = full; return; }
+      loaded(image);
+      if (!image.isConnected) return;
       const place = image.closest(".tile");
-      if (!place) return;
       place.classList.add("missing");
       const path = farm.column("image_path").value(row);
       place.title += `\nthe image is gone: ${path}`;
       place.replaceChildren(reason({ headline: "the image is gone", word: "gone", sign: "?", reason: path }));
     });
-    image.src = small;
+    load(image, small);
     return image;
   }
 
@@ -218,12 +261,9 @@
 
   function put(map, parent, wanted, make) {
     for (const [key, node] of map) {
-      if (!wanted.has(key)) {
-        // What scrolled away need not be loaded any more.
-        for (const image of node.querySelectorAll("img")) if (!image.complete) image.src = "data:,";
-        node.remove();
-        map.delete(key);
-      }
+      if (wanted.has(key)) continue;
+      discard(node);
+      map.delete(key);
     }
     const fresh = document.createDocumentFragment();
     for (const [key, what] of wanted) {
@@ -356,9 +396,10 @@
     canvas.style.setProperty("--over", layout.sx ? `${BAND}px` : "0px");
     $("cells").style.width = `${shape.width}px`;
     $("cells").style.height = `${shape.height}px`;
-    for (const map of [shown, labels]) { for (const node of map.values()) node.remove(); map.clear(); }
+    for (const map of [shown, labels]) { for (const node of map.values()) discard(node); map.clear(); }
     const corner = $("corner");
     corner.replaceChildren();
+    corner.classList.toggle("alone", !layout.y && !layout.sy);
     if (!shape.isFlow) {
       const name = (axis, { label: text }, arrow) => corner.append(
         element("span", { class: axis, title: text }, element("span", {}, text), element("b", {}, arrow)));
