@@ -27,6 +27,7 @@
   const labels = new Map();
 
   const $ = (id) => document.getElementById(id);
+  const isNarrow = () => $("grid").clientWidth < 620;
 
   // --- geometry --------------------------------------------------------------------------------
 
@@ -57,11 +58,19 @@
     return most;
   }
 
+  /** The room that the names of the axes take in the corner. */
+  function cornerWidth() {
+    const names = [layout.x, layout.y].filter(Boolean).map((axis) => axis.label.length);
+    return 34 + Math.max(...names) * 5.9;
+  }
+
+  /** The longest side of a picture in the grid. */
+  const naturalEdge = () => Math.min(256, farm.column("width")?.number(layout.rows[0]) || 128);
+
   /** The width at which columns fill the room, no larger than the pictures are. */
   function fitting(room, columns, perCell) {
-    const edge = farm.column("width")?.number(layout.rows[0]) || 128;
-    const natural = Math.min(edge, 256) * perCell;
-    const least = room < 620 ? 88 : 112;
+    const natural = naturalEdge() * perCell;
+    const least = isNarrow() ? 88 : 112;
     return Math.max(least, Math.min(natural, 320, Math.floor(room / Math.max(1, columns)) - GAP));
   }
 
@@ -84,23 +93,29 @@
     const box = $("grid");
     let { size } = farm.state;
     if (layout.isFlow) {
-      size ||= Math.min(fitting(box.clientWidth, 1, 1), box.clientWidth < 620 ? 108 : 176);
+      const room = box.clientWidth - 2 * 12 + GAP;
+      // A phone has no room to give away; elsewhere pictures are shown as they are.
+      size ||= isNarrow() ? Math.floor(room / Math.max(1, Math.floor(room / (96 + GAP)))) - GAP
+        : Math.min(fitting(box.clientWidth, 1, 1), 176);
       const [step, tall] = [size + GAP, Math.round(size * proportion())];
       const caption = size >= 80 && farm.restAxes().length ? CAPTION : 0;
-      const per = Math.max(1, Math.floor((box.clientWidth - 2 * 12 + GAP) / step));
+      const per = Math.max(1, Math.floor(room / step));
       const lines = Math.ceil(layout.rows.length / per);
       return { isFlow: true, size, tall, step, per, lines, caption, lineStep: tall + caption + GAP,
                tiles: { per: 1, lines: 1 }, tile: { wide: size, high: tall }, width: per * step, height: lines * (tall + caption + GAP),
                side: 0, head: 0 };
     }
     const longest = Math.max(layout.across.length, layout.down.length);
-    const narrow = box.clientWidth < 620;
+    const narrow = isNarrow();
+    const beside = () => Math.max(24 + widestLabel(layout.y) * 6.4, cornerWidth());
     const side = layout.y
-      ? Math.max(narrow ? 64 : 84, Math.min(narrow ? 92 : 230, 24 + widestLabel(layout.y) * 6.4))
-      : layout.sy ? (narrow ? 64 : 96) : 0;
+      ? Math.max(narrow ? 64 : 84, Math.min(narrow ? 92 : 230, beside()))
+      : layout.sy ? (narrow ? 64 : 96) : MARGIN;
     const most = mostPerCell();
     const square = Math.ceil(Math.sqrt(most));
-    size ||= fitting(box.clientWidth - side - 32, layout.across.length, square);
+    const groups = new Set(layout.across.map((band) => band.group)).size;
+    const room = box.clientWidth - side - 32 - GROUP_GAP * (groups - 1);
+    size ||= fitting(room, layout.across.length, square);
     size = Math.max(16, Math.min(size, Math.floor(MOST_PIXELS / Math.max(1, longest)) - GAP));
     const per = Math.min(square, Math.max(1, Math.floor(size / TILE)));
     const tiles = { per, lines: Math.min(per, Math.ceil(most / per)) };
@@ -110,7 +125,9 @@
     const down = offsets(layout.down, tall + GAP, Boolean(layout.sy), BAND);
     const perLine = Math.max(4, Math.floor((size - 8) / 6.2));
     const lines = layout.x ? Math.min(5, Math.ceil(widestLabel(layout.x) / perLine)) : 0;
-    const head = (layout.sx ? BAND : 0) + (layout.x ? Math.max(34, 10 + labelLine() * lines) : layout.y ? 20 : 0);
+    const named = layout.x && !layout.y ? NAME : 0; // above the labels, as there is nothing beside them
+    const head = (layout.sx ? BAND : 0) + named
+      + (layout.x ? Math.max(34 - named, 10 + labelLine() * lines) : layout.y ? 20 : 0);
     const tile = { wide: size / tiles.per, high: tall / tiles.lines };
     return { isFlow: false, size, tall, tiles, tile, step, across, down, side, head, lines: layout.down.length,
              width: across.length, height: down.length };
@@ -363,7 +380,8 @@
       inner.append(element("em", {}, `${column.label} `), text);
     } else {
       // Whole lines, the last one with an ellipsis; the title, and a tap, tell the rest.
-      const room = kind === "side" ? height : shape.head - (layout.sx ? BAND : 0) - 6;
+      const room = kind === "side" ? height
+        : shape.head - (layout.sx ? BAND : 0) - (layout.y ? 0 : NAME) - 6;
       const lines = Math.max(1, Math.floor(room / labelLine()));
       inner.style.webkitLineClamp = lines;
       inner.classList.toggle("single", lines === 1);
@@ -514,11 +532,13 @@
     box.addEventListener("scroll", () => {
       if (isDue) return;
       isDue = true;
+      box.classList.toggle("down", box.scrollTop > 0);
+      box.classList.toggle("along", box.scrollLeft > 0);
       requestAnimationFrame(() => { isDue = false; draw(); });
     }, { passive: true });
     new ResizeObserver(() => {
       if (!shape) return;
-      if (shape.isFlow || box.clientWidth < 620) farm.draw();
+      if (shape.isFlow || isNarrow()) farm.draw();
       else draw();
     }).observe(box);
     box.addEventListener("click", (event) => {
