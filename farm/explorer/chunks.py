@@ -26,8 +26,6 @@ ROWS_PER_DETAIL: Final = 1_000
 THUMBNAIL_SIZE: Final = 256
 """Images with a longer edge are shown in the grid by their thumbnail of this size."""
 
-_FLOAT32_DIGITS = 7
-
 
 def meta(
     exhibit: Exhibit, *, root: str, revision: int = 0, served: dict[str, Any] | None = None
@@ -67,6 +65,8 @@ def _described(column: PageColumn) -> dict[str, Any]:
         "group": column.group,
         "doc": column.doc,
         "levels": list(column.levels),
+        "ranges": column.ranges
+        and {"labels": list(column.ranges.labels), "edges": list(column.ranges.edges)},
     }
 
 
@@ -93,16 +93,12 @@ def compact(values: np.ndarray[Any, Any]) -> Any:  # noqa: ANN401 - JSON
 def _number(value: float) -> float | int | None:
     if math.isnan(value) or math.isinf(value):
         return None
-    if value.is_integer():
-        return int(value)
-    # Durations are stored in 32 bits; the digits behind those would be noise, and bytes.
-    short = float(f"{value:.{_FLOAT32_DIGITS}g}")
-    return short if np.float32(short) == np.float32(value) != value else value
+    return int(value) if value.is_integer() else value
 
 
 def details(exhibit: Exhibit, number: int) -> list[dict[str, Any]]:
     """Return the rest of what is known of the rows of one detail chunk."""
-    part = exhibit.table.slice(number * ROWS_PER_DETAIL, ROWS_PER_DETAIL)
+    part = exhibit.table.slice(number * ROWS_PER_DETAIL, ROWS_PER_DETAIL).to_pylist()
     return [
         {
             "task_id": row["task_id"],

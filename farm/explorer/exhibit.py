@@ -30,6 +30,7 @@ from farm.store.votes import CHOICES
 from farm.task import FIELDS, Scalar
 from farm.view.missing import compare_with_job
 from farm.view.query import read_catalog
+from farm.view.ranges import Numbers, Ranges, divide, shortest
 
 _MOST_LEVELS = 20_000
 """A setting with more values than this is no axis; a page cannot list it."""
@@ -43,7 +44,6 @@ _HIDDEN = frozenset({"image_file", "task_id", "image_sha256", "chunk"})
 """Columns that are of no use in the page, or told apart from the rows, in `details`."""
 
 Codes: TypeAlias = "np.ndarray[Any, np.dtype[np.int32]]"
-Numbers: TypeAlias = "np.ndarray[Any, np.dtype[np.float64]]"
 Kind: TypeAlias = Literal["level", "number", "time", "text", "set"]
 """`level`: a code a row into the levels, -1 for none. `number`: float64, NaN for none. `time`: a
 number, milliseconds since 1970. `text`: a text or None. `set`: a list of codes a row."""
@@ -63,6 +63,8 @@ class PageColumn:
     """JSON values, for the kinds with codes; else empty."""
     values: Any
     """`[rows]`: Codes, Numbers, or a list, by kind."""
+    ranges: Ranges | None = None
+    """What its numbers are divided into where it is laid out by; None if that means nothing."""
 
     @property
     def label(self) -> str:
@@ -226,7 +228,10 @@ def _columns(catalog: pa.Table, space: TaskSpace | None, *, rated: bool) -> Iter
             continue  # it says nothing of any row
         make = functools.partial(PageColumn, name=name, group=_group(name), doc=_doc(name))
         kind, levels, values = _coded(name, column, space)
-        yield make(kind=kind, levels=levels, values=values)
+        # A setting is a number only where its values are too many for an axis.
+        is_measured = kind == "number" and _group(name) != "setting"
+        ranges = divide(values) if is_measured else None
+        yield make(kind=kind, levels=levels, values=values, ranges=ranges)
 
 
 def _group(name: str) -> Group:
@@ -279,6 +284,8 @@ def _coded(name: str, column: Any, space: TaskSpace | None) -> tuple[Kind, tuple
 
 
 def _numbers(column: Any) -> Numbers:  # noqa: ANN401 - Arrow
+    if column.type == pa.float32():
+        return shortest(column.to_numpy())
     numbers: Numbers = column.cast(pa.float64(), safe=False).to_numpy()
     return numbers
 

@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from hypothesis import given
-from hypothesis import strategies as st
 
 from farm import grid, manifest
 from farm.explorer import chunks
@@ -184,10 +182,30 @@ def test_a_size_that_no_task_of_that_id_has_is_not_taken_for_one_that_was_asked(
     }  # fmt: skip
 
 
-@given(st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1))
-def test_numbers_survive_as_far_as_they_mean_something(numbers: list[float]) -> None:
-    again = chunks.compact(np.array(numbers))
-    assert [np.float32(one) for one in again] == [np.float32(one) for one in numbers]
+def test_numbers_have_no_more_digits_than_were_stored(
+    task: MakeTask, make_output: MakeOutput
+) -> None:
+    tasks = [task(prompt="a", seed=seed) for seed in range(3)]
+    exhibit = exhibit_of(
+        make_output(tasks, facts=lambda one: {"brightness": 0.3, "sharpness": one.seed + 0.7})
+    )
+    told = chunks.rows(exhibit, range(3))
+    assert told["brightness"] == [0.3, 0.3, 0.3]
+    assert told["sharpness"] == [0.7, 1.7, 2.7]
+
+
+def test_what_was_measured_can_be_divided_and_settings_cannot(
+    task: MakeTask, make_output: MakeOutput
+) -> None:
+    tasks = [task(prompt="a", seed=seed) for seed in range(40)]
+    exhibit = exhibit_of(make_output(tasks, facts=lambda one: {"brightness": one.seed / 40}))
+    ranges = {
+        column["name"]: column["ranges"] for column in chunks.meta(exhibit, root="../")["columns"]
+    }
+    assert ranges["brightness"]["labels"][:2] == ["0 to 0.2", "0.2 to 0.4"]
+    assert ranges["brightness"]["edges"] == [0, 0.2, 0.4, 0.6, 0.8, 1]
+    assert ranges["seed"] is None
+    assert ranges["place"] is None
 
 
 def test_constant_codes_are_said_once_and_nothing_is_null() -> None:

@@ -16,6 +16,7 @@ import farm
 from farm import grid, manifest
 from farm.store import Store, StoredImage
 from farm.task import TaskSpec, task_digest, task_id
+from farm.view.sheet import Table
 from tests.explorer.conftest import JOB, ready
 
 if TYPE_CHECKING:
@@ -80,6 +81,66 @@ def test_any_column_becomes_any_axis_and_the_address_says_so(shapes: str, show: 
     assert heads(page) == ["euler_a", "ddim"] * 2
     page.select_option("#axis-x", "seed")  # the axis that had it takes what was here
     assert page.input_value("#axis-sx") == "sampler"
+
+
+def test_what_was_measured_is_an_axis_of_the_ranges_that_sheets_have(
+    task: MakeTask, make_output: MakeOutput, show: Show
+) -> None:
+    tasks = [
+        task(prompt="an apple", seed=seed, sampler=sampler)
+        for sampler in ("euler", "ddim")
+        for seed in range(20)
+    ]
+    output = make_output(
+        tasks, facts=lambda one: {"brightness": 0.3 + one.seed / 50, "contrast": one.seed % 3 / 10}
+    )
+    table = Table.read(Store.open(output), where=None)
+    divided = table.axis("brightness")
+    assert divided is not None
+    page = show(output, "#x=brightness&y=sampler")
+    assert heads(page) == table.levels(divided)
+    assert heads(page)[0] == "0.3 to 0.35"
+    assert page.inner_text("#corner").split() == ["brightness", "→", "sampler", "↓"]
+    assert page.locator(".tile").count() == len(tasks)  # all seeds: none is chosen of them
+    page.select_option("#axis-x", "contrast")
+    assert heads(page) == ["0", "0.1", "0.2"]
+    page.reload()
+    ready(page)
+    assert heads(page) == ["0", "0.1", "0.2"]
+
+
+def test_images_of_all_settings_stand_in_the_ranges_of_what_was_measured(
+    make_output: MakeOutput, show: Show
+) -> None:
+    output = make_output(tasks_of(JOB), job=JOB, facts=lambda one: {"brightness": one.seed / 10})
+    page = show(output, "#x=brightness&y=var_subject")
+    assert page.inner_text("#counts") == "24 cells"
+    page.get_by_role("group", name="sampler").get_by_role("button", name="ddim").click()
+    assert page.inner_text("#counts") == "12 of 24 cells"
+
+
+def test_a_column_that_is_no_axis_is_none_in_an_address_either(shapes: str, show: Show) -> None:
+    page = show(shapes, "#x=finished_at&y=nothing")
+    assert page.input_value("#axis-x") == ""
+    assert cells(page) == 24
+
+
+@pytest.mark.parametrize(
+    ("address", "arrow"), [("#x=guidance_scale&y=", "→"), ("#x=&y=guidance_scale", "↓")]
+)
+def test_a_single_axis_is_named_whole(address: str, arrow: str, shapes: str, show: Show) -> None:
+    page = show(shapes, address)
+    name = page.locator("#corner span span")
+    assert page.inner_text("#corner").split() == ["guidance_scale", arrow]
+    assert name.evaluate("one => one.scrollWidth <= one.clientWidth")
+    box, grid_box = name.bounding_box(), page.locator("#grid").bounding_box()
+    first = page.locator(".label.head, .cell").first.bounding_box()
+    assert box is not None
+    assert grid_box is not None
+    assert first is not None
+    assert box["x"] >= grid_box["x"]
+    assert box["y"] >= grid_box["y"]
+    assert box["y"] + box["height"] <= first["y"] + 1
 
 
 def test_what_is_no_axis_stands_at_one_value_or_at_all(shapes: str, show: Show) -> None:

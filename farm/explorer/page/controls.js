@@ -12,7 +12,7 @@
 
   // --- choosing axes ---------------------------------------------------------------------------
 
-  const varies = (column) => column.kind === "level" && column.levels.length > 1;
+  const varies = ({ axis }) => axis !== null && axis.levels.length > 1;
 
   function options(chosen, columns, nothing) {
     const groups = new Map();

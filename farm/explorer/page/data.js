@@ -21,6 +21,7 @@ const farmData = {};
       this.group = told.group;
       this.doc = told.doc;
       this.levels = told.levels;
+      this.ranges = told.ranges;
       this.values = allocate(told.kind, rows);
       this.caches();
     }
@@ -28,6 +29,7 @@ const farmData = {};
     /** Forget what was derived from levels and values. */
     caches() {
       this.lower = null;
+      this.divided = null;
       this.numeric = this.kind === "number" || this.kind === "time"
         || (this.kind === "level" && this.levels.length > 0
             && this.levels.every((level) => typeof level === "number"));
@@ -35,6 +37,18 @@ const farmData = {};
 
     get isListed() {
       return this.kind === "level" || this.kind === "set";
+    }
+
+    /** What the images can be laid out by: the column itself, or the ranges of what it measures;
+        null if it is no axis. */
+    get axis() {
+      if (this.kind === "level") return this;
+      if (!this.ranges) return null;
+      this.divided ??= {
+        name: this.name, label: this.label, group: this.group, doc: this.doc,
+        kind: "level", levels: this.ranges.labels, values: places(this.ranges, this.values),
+      };
+      return this.divided;
     }
 
     fill(start, count, given) {
@@ -91,8 +105,9 @@ const farmData = {};
       this.values = wider;
     }
 
-    /** Take the levels of a later state of the output; codes keep their meaning. */
-    relevel(levels) {
+    /** Take the levels and ranges of a later state of the output; codes keep their meaning. */
+    retell({ levels, ranges }) {
+      this.ranges = ranges;
       if (!this.isListed) return;
       const place = new Map(levels.map((level, code) => [farm.levelKey(level), code]));
       const map = this.levels.map((level) => place.get(farm.levelKey(level)) ?? NONE);
@@ -101,6 +116,19 @@ const farmData = {};
       else this.values = this.values.map((code) => (code === NONE ? NONE : map[code]));
       this.caches();
     }
+  }
+
+  /** Which of its ranges each number of a column is in: the last one that begins at it or below. */
+  function places({ labels, edges }, numbers) {
+    const starts = Float32Array.from(edges); // as the numbers were measured, and as sheets compare
+    const found = new Int32Array(numbers.length);
+    for (let row = 0; row < numbers.length; row += 1) {
+      const number = Math.fround(numbers[row]);
+      let place = Number.isNaN(number) ? NONE : labels.length - 1;
+      while (place > 0 && number < starts[place]) place -= 1;
+      found[row] = place;
+    }
+    return found;
   }
 
   function allocate(kind, rows) {
@@ -160,6 +188,9 @@ const farmData = {};
 
   farm.column = (name) => farm.byName.get(name);
 
+  /** A column as an axis; null if there is none of that name, or it is no axis. */
+  farm.axis = (name) => farm.column(name)?.axis ?? null;
+
   function script(address) {
     return new Promise((resolve, reject) => {
       const element = document.createElement("script");
@@ -215,7 +246,7 @@ const farmData = {};
     if (!same) return false;
     meta.columns.forEach((one, place) => {
       farm.columns[place].grow(meta.rows);
-      farm.columns[place].relevel(one.levels);
+      farm.columns[place].retell(one);
     });
     farm.meta = meta;
     farm.rows = meta.rows;

@@ -158,8 +158,7 @@
 
   /** Lay rows out: columns, lines, and the rows of each cell in order. */
   farm.arrange = (rows) => {
-    const axis = (name) => (farm.state[name] ? farm.column(farm.state[name]) : null);
-    const [x, y, sx, sy] = farm.AXES.map(axis);
+    const [x, y, sx, sy] = farm.AXES.map((axis) => farm.axis(farm.state[axis]));
     if (!x && !y && !sx && !sy) return { isFlow: true, rows };
     const across = bands(rows, sx, x);
     const down = bands(rows, sy, y);

@@ -27,7 +27,9 @@
   function read() {
     const state = initial();
     const given = new URLSearchParams(location.hash.slice(1));
-    for (const axis of AXES) if (given.has(axis)) state[axis] = known(given.get(axis));
+    for (const axis of AXES) {
+      if (given.has(axis)) state[axis] = farm.axis(given.get(axis)) ? given.get(axis) : "";
+    }
     const filter = (name) => (state.filters[name] ??= {});
     for (const [key, value] of given) {
       const dot = key.indexOf(".");
@@ -128,21 +130,24 @@
       }
       return true;
     };
-    given.forEach((name) => refine(farm.column(name)));
+    given.forEach((name) => refine(farm.axis(name)));
     return order.filter((name) => {
-      const column = farm.column(name);
-      if (follows(column)) return false;
-      refine(column);
+      const axis = farm.axis(name);
+      if (follows(axis)) return false;
+      refine(axis);
       return true;
     });
   }
+
+  /** The columns across and down. */
+  const chosen = () => [...new Set(AXES.map((axis) => farm.state[axis]).filter(Boolean))];
 
   let rest = { meta: null, key: "", names: [] };
 
   /** The axes that are left beside those across and down: each stands at one of its values, or at all.
       What follows from the chosen ones, as its words do from a prompt, is none. */
   farm.restAxes = () => {
-    const used = [...new Set(AXES.map((axis) => farm.state[axis]).filter(Boolean))];
+    const used = chosen();
     const key = used.join("\n");
     if (rest.meta !== farm.meta || rest.key !== key) {
       const order = farm.meta.axes.filter((name) => !used.includes(name));
@@ -157,8 +162,10 @@
     const asked = farm.state.at[name];
     const keys = column.levels.map(farm.levelKey);
     if (asked === "*" || keys.includes(asked)) return asked;
-    const isFlow = AXES.every((axis) => !farm.state[axis]);
-    const all = isFlow || name === "seed" || !keys.length || column.values.includes(-1);
+    const used = chosen();
+    // What was measured goes across all settings: at one of each, hardly a range has an image.
+    const isOpen = !used.length || used.some((axis) => farm.column(axis).kind !== "level");
+    const all = isOpen || name === "seed" || !keys.length || column.values.includes(-1);
     return all ? "*" : keys[0];
   };
 })();
