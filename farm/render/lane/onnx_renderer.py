@@ -15,10 +15,12 @@ from farm.render.lane.families import join
 from farm.render.lane.onnx_runtime import (
     CUDA_GRAPH_VARIABLE,
     OnnxRuntime,
+    build_of,
     choose_provider,
     describe_bundle,
 )
 from farm.render.lane.renderer import LaneRenderer
+from farm.render.lane.sizes import experience_with
 from farm.render.loading import quieten
 from farm.render.protocol import Renderer
 from farm.render.providers import named_provider
@@ -42,7 +44,10 @@ def open_onnx_renderer(key: PipelineKey, *, device: str, threads: int | None) ->
         cuda_graph=os.environ.get(CUDA_GRAPH_VARIABLE) == "1",
     )
     remark = f"backend onnx renders on {provider}" if provider.choice.instead_of else None
-    return LaneRenderer(join(describe_bundle(bundle), runtime), remark=remark)
+    build = (build_of(bundle), str(provider), threads)
+    return LaneRenderer(
+        join(describe_bundle(bundle), runtime), remark=remark, experience=experience_with(build)
+    )
 
 
 def _dtype(choice: str, device: torch.device) -> str:

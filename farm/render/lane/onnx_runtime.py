@@ -14,7 +14,7 @@ import json
 import logging
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -165,6 +165,19 @@ def describe_bundle(bundle: OnnxBundle) -> ModelDescription:
             note=f"made with {', '.join(f'{k} {v}' for k, v in bundle.made_by.items())}",
             hint="export the model again with the libraries that are installed here",
         ) from error
+
+
+def build_of(bundle: OnnxBundle) -> Hashable:
+    """Return what is equal for bundles whose graphs differ in their weights alone.
+
+    Names, operators and shapes take the same room in a file, whatever the numbers are.
+    """
+    sizes = [
+        (name, file.name, file.stat().st_size)
+        for name, component in sorted(bundle.components.items())
+        for file in sorted(component.file.parent.iterdir())
+    ]
+    return bundle.dtype, bundle.target, bundle.opset, tuple(sizes)
 
 
 def expanding(

@@ -31,8 +31,8 @@ from farm.render.lane.lane import Decoded, Lane, LaneError, Start, Tally
 from farm.render.lane.measure import Paces, measure_paces
 from farm.render.lane.networks import Networks, Text
 from farm.render.lane.rows import Program, Row, Spoken
-from farm.render.lane.sizes import BatchSize
-from farm.render.lane.torch_runtime import TorchRuntime, describe, why_unknown
+from farm.render.lane.sizes import BatchSize, Experience, experience_with
+from farm.render.lane.torch_runtime import TorchRuntime, build_of, describe, why_unknown
 from farm.render.loading import load_pipeline
 from farm.render.pipelines import PipelineRenderer
 from farm.render.protocol import Effort, Renderer
@@ -117,7 +117,12 @@ class LaneRenderer:
     """A loaded model whose rows mix freely; see the module."""
 
     def __init__(
-        self, networks: Networks, *, is_sharing: bool = True, remark: str | None = None
+        self,
+        networks: Networks,
+        *,
+        is_sharing: bool = True,
+        remark: str | None = None,
+        experience: Experience | None = None,
     ) -> None:
         """Take over `networks`; closing the renderer closes them.
 
@@ -126,8 +131,10 @@ class LaneRenderer:
             is_sharing: ask the network equal questions once. Changes no picture; off is for tests
                 and measurements.
             remark: what the person who runs the job should be told.
+            experience: with such networks, to use and to add to; None begins with none.
         """
         self.remark = remark
+        self._experience = experience or Experience()
         self._networks: Networks | None = networks
         self._is_sharing = is_sharing
         self._shapes: dict[tuple[int, int], _Shape] = {}
@@ -249,11 +256,11 @@ class LaneRenderer:
         """Return what is known of one picture size."""
         assert self._networks is not None
         if (height, width) not in self._shapes:
-            largest = _rows_that_fit(self._networks.device, height * width)
-            self._shapes[height, width] = _Shape(
-                batch=BatchSize(largest=largest),
-                decoding=BatchSize(largest=min(largest, 16), smallest=1),
+            device = self._networks.device
+            known = self._experience.at(
+                height, width, largest=lambda: _rows_that_fit(device, height * width)
             )
+            self._shapes[height, width] = _Shape(batch=known.batch, decoding=known.decoding)
         return self._shapes[height, width]
 
     def berth(self, height: int, width: int) -> _Berth:
@@ -527,4 +534,6 @@ def open_torch_renderer(key: PipelineKey, *, device: str, threads: int | None) -
         remark = f"{key.model}: {reason}; diffusers' own pipeline renders it"
         _log.warning(remark)
         return PipelineRenderer(loaded, remark=remark)
-    return LaneRenderer(join(describe(loaded.pipe), TorchRuntime(loaded)))
+    runtime = TorchRuntime(loaded)
+    build = (build_of(loaded), runtime.is_compiled, torch.get_num_threads())
+    return LaneRenderer(join(describe(loaded.pipe), runtime), experience=experience_with(build))

@@ -12,13 +12,17 @@ calls, and turns round at a size that is clearly worse.
 
 The same measurements say what the network takes at its best, which is what a run's efficiency is
 held against.
+
+What one model taught holds for every model whose networks do the same work with other weights: a
+grid over checkpoints searches once in a process, and not once a checkpoint.
 """
 
 from __future__ import annotations
 
 import logging
-from collections import deque
-from collections.abc import Mapping
+from collections import OrderedDict, deque
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, field
 
 TRIALS = 3
 """Full calls at a size before it is judged. The first is left out: it warms caches up."""
@@ -37,6 +41,12 @@ KEPT = 64
 """Latest calls of a size that count."""
 ENOUGH = 3
 """Calls of a size before its times are believed."""
+
+LARGEST_DECODING = 16
+"""Latents that are decoded at once, at most: a decoder gains little from more, and takes much
+memory for each."""
+KEPT_BUILDS = 16
+"""Builds of networks of which this process remembers what it found out."""
 
 _log = logging.getLogger(__name__)
 
@@ -162,3 +172,52 @@ def _is_power_of_two(rows: int) -> bool:
 def _power_of_two_below(rows: int) -> int:
     """Return the largest power of two below `rows`, at least 1."""
     return 1 << max(0, (rows - 1).bit_length() - 1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sizes:
+    """The batch sizes of a model at one picture size."""
+
+    batch: BatchSize
+    """Of the denoiser."""
+    decoding: BatchSize
+    """Of the decoder."""
+
+
+@dataclass(frozen=True, slots=True)
+class Experience:
+    """What was found out about networks of one build on one device, by height and width."""
+
+    sizes: dict[tuple[int, int], Sizes] = field(default_factory=dict)
+
+    def at(self, height: int, width: int, *, largest: Callable[[], int]) -> Sizes:
+        """Return the batch sizes of a picture size, beginning a search if it is new.
+
+        Args:
+            height: of a picture, in pixels.
+            width: of a picture, in pixels.
+            largest: returns what memory is reckoned to hold, a power of two.
+        """
+        if (height, width) not in self.sizes:
+            most = largest()
+            self.sizes[height, width] = Sizes(
+                batch=BatchSize(largest=most),
+                decoding=BatchSize(largest=min(most, LARGEST_DECODING), smallest=1),
+            )
+        return self.sizes[height, width]
+
+
+_EXPERIENCES: OrderedDict[Hashable, Experience] = OrderedDict()
+
+
+def experience_with(build: Hashable) -> Experience:
+    """Return what this process knows of a build: of models that differ in their weights alone.
+
+    Args:
+        build: equal where the same networks run in the same way on the same device.
+    """
+    experience = _EXPERIENCES.setdefault(build, Experience())
+    _EXPERIENCES.move_to_end(build)
+    if len(_EXPERIENCES) > KEPT_BUILDS:
+        _EXPERIENCES.popitem(last=False)
+    return experience

@@ -10,6 +10,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+from collections.abc import Hashable
 from typing import Any
 
 import torch
@@ -55,8 +56,9 @@ class TorchRuntime:
         if _overflows(pipe):
             self._vae.to(torch.float32)
         self._is_tiling = False
-        self._is_compiled = os.environ.get(COMPILE_VARIABLE) == "1"
-        if self._is_compiled:
+        self.is_compiled = os.environ.get(COMPILE_VARIABLE) == "1"
+        """The UNet's repeated blocks are compiled."""
+        if self.is_compiled:
             self._unet.compile_repeated_blocks()
 
     @property
@@ -93,7 +95,7 @@ class TorchRuntime:
         A compiled UNet sees powers of two rows only: every other number would be compiled anew.
         """
         rows = len(sample)
-        if self._is_compiled and rows & (rows - 1):
+        if self.is_compiled and rows & (rows - 1):
             copies = torch.arange(1 << rows.bit_length(), device=sample.device).clamp(max=rows - 1)
             sample, timestep = sample[copies], timestep[copies]
             conditioning = {name: value[copies] for name, value in conditioning.items()}
@@ -177,6 +179,16 @@ def describe(pipe: Any) -> ModelDescription:  # noqa: ANN401 - see LoadedPipelin
         latents_std=_channels(vae.get("latents_std")),
         zero_empty_negative=bool(pipe.config.get("force_zeros_for_empty_prompt")),
     )
+
+
+def build_of(loaded: LoadedPipeline) -> Hashable:
+    """Return what is equal for models whose networks do the same work on the same device."""
+    networks = (loaded.pipe.unet, loaded.pipe.vae)
+    configurations = [
+        sorted((name, repr(value)) for name, value in one.config.items() if name[0] != "_")
+        for one in networks
+    ]
+    return repr(configurations), str(loaded.device), *(str(one.dtype) for one in networks)
 
 
 def _channels(values: Any) -> tuple[float, ...] | None:  # noqa: ANN401 - from a JSON configuration

@@ -52,6 +52,31 @@ def test_a_compiled_network_sees_powers_of_two_and_answers_the_rows_that_asked(
     assert torch.allclose(found, expected, atol=1e-5)
 
 
+def test_a_model_of_a_known_build_needs_no_search(
+    tiny_sd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two checkpoints of one build, and one that differs in what its networks do."""
+    rows: list[int] = []
+    original = diffusers.UNet2DConditionModel.forward
+
+    def forward(unet: object, sample: torch.Tensor, *args: object, **options: object) -> object:
+        rows.append(len(sample))
+        return original(unet, sample, *args, **options)
+
+    monkeypatch.setattr(diffusers.UNet2DConditionModel, "forward", forward)
+    firsts = []
+    # A dropout is idle when pictures are drawn, and makes a build that no other test opens.
+    for name, dropout in (("one", 0.125), ("other", 0.125), ("another", 0.25)):
+        pipe = diffusers.StableDiffusionPipeline.from_pretrained(tiny_sd)
+        unet = diffusers.UNet2DConditionModel.from_config({**pipe.unet.config, "dropout": dropout})
+        pipe.register_modules(unet=unet)
+        pipe.save_pretrained(tmp_path / name)
+        rows.clear()
+        drawn(tmp_path / name, device="cpu", dtype="float32")
+        firsts.append(rows[0])
+    assert max(firsts[0], firsts[2]) <= 2 < firsts[1]
+
+
 def drawn(model: Path, *, device: str, dtype: str) -> dict[TaskSpec, np.ndarray]:
     key = PipelineKey("torch", str(model), dtype)
     renderer = open_renderer(key, device=device)
