@@ -4,20 +4,21 @@ Contenders, on the same weights, threads, noise and format of image files:
 
 - R: the networks alone, at the batch size at which a row takes least; the denominators.
 - N: what one writes first: one call of the pipeline an image, `images[0].save(...)`. Its images do
-  not depend on each other, so every third is drawn, and the time counted for all by evaluations.
+  not depend on each other, so every seventh is drawn, and the time counted for all by evaluations.
 - H: what one writes next: one call for each (cfg, sampler, steps, size), in batches of R's size.
 - L: backend `torch`: the tasks as a stream in the matrix's order, images saved by two threads.
 
 Workloads: W1 is one prompt and many seeds; W2 is prompts x seeds x cfg (1.0 among them) x two
-samplers; W3 is step counts x two sizes x seeds. Each on the embedded model, and W2 on *mini*, a
-random-weight model of 20 million parameters that is made here.
+samplers; W3 is three models x two sizes x step counts x seeds, model by model, and every contender
+opens each model in its own time. Each on the embedded model (W3 also on two like it, made here
+from its weights and a little noise), and W2 on *mini*, a random-weight model of 20 million
+parameters that is made here.
 
 First the pictures: those of H and L must equal N's (PSNR of 40 dB or more, each), or no figure is
 printed. Then, for each contender, images per second and *efficiency*: what its evaluations and
 decodings take in R, over what it took. Goals for L: efficiency 0.95 on W1 and 0.90 on W2 and W3,
 twice N on W2, 1.2 times H on W2 and W3, and no more evaluations than sharing needs. Prompts and
-seeds differ from repetition to repetition; each contender's figure is the median of its own. Last,
-what it takes to open one more model, as a run over several does at each change.
+seeds differ from repetition to repetition; each contender's figure is the median of its own.
 
     python benchmarks/lane.py [--quick] [--repeats N] [--images N] [--threads N]
 """
@@ -25,6 +26,7 @@ what it takes to open one more model, as a run over several does at each change.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import json
 import math
@@ -55,7 +57,7 @@ from farm.samplers import SAMPLERS
 from farm.task import PipelineKey, Rendered, TaskSpec, pipeline_key
 
 DECIBELS = 40.0
-SAMPLED = 3
+SAMPLED = 7
 """Of so many images N draws one: prime to the settings that vary, so that it meets all of them."""
 BATCHES = (1, 2, 4, 8, 16, 32)
 Pixels = NDArray[np.uint8]
@@ -75,6 +77,11 @@ class Workload:
     against_naive: float | None = None
     against_hand: float | None = None
 
+    @property
+    def is_of_several_models(self) -> bool:
+        """Every contender opens its models while the clock runs."""
+        return len({task.model for task in self.tasks}) > 1
+
     def again(self, repetition: int) -> Sequence[TaskSpec]:
         """Return the same grid with other prompts and seeds, so that nothing is remembered."""
         return [
@@ -83,16 +90,16 @@ class Workload:
         ]
 
 
-def workloads(model: str, *, images: int, steps: int, side: int) -> list[Workload]:
+def workloads(models: Sequence[str], *, images: int, steps: int, side: int) -> list[Workload]:
     """Return W1, W2 and W3 with about `images` images each.
 
     Args:
-        model: whose.
-        images: how many; W2 and W3 take a multiple of 8. The largest W2 has 256.
+        models: whose; W1 and W2 use the first.
+        images: how many; W2 takes a multiple of 8, at most 256, W3 of 8 times the models.
         steps: of W1 and W2; W3 takes 2/3, 1, 5/3 and 5/2 of them, as 8, 12, 20 and 30 are to 12.
         side: of an image in pixels; W3 takes also 3/4 of it.
     """
-    base = TaskSpec(model=model, backend="torch", dtype="float32", num_inference_steps=steps,
+    base = TaskSpec(model=models[0], backend="torch", dtype="float32", num_inference_steps=steps,
                     height=side, width=side, sampler="dpmpp_2m", guidance_scale=4.0)  # fmt: skip
     things = ["sword", "shield", "health potion", "key", "boat", "tree", "cat", "house"]
     seeds = min(4, math.isqrt(max(1, images // 8)))
@@ -103,7 +110,12 @@ def workloads(model: str, *, images: int, steps: int, side: int) -> list[Workloa
         ("euler_a", "dpmpp_2m"),
     )
     counts = [round(steps * share) for share in (2 / 3, 1, 5 / 3, 5 / 2)]
-    w3 = itertools.product(range(max(1, images // 8)), counts, (side, side * 3 // 32 * 8))
+    w3 = itertools.product(
+        models,
+        range(max(1, images // 8 // len(models))),
+        counts,
+        (side, side * 3 // 32 * 8),
+    )
     return [
         Workload(
             name="W1",
@@ -123,9 +135,9 @@ def workloads(model: str, *, images: int, steps: int, side: int) -> list[Workloa
         Workload(
             name="W3",
             tasks=[
-                replace(base, prompt="a sword", seed=seed, num_inference_steps=count, height=size,
-                        width=size)
-                for seed, count, size in w3
+                replace(base, model=model, prompt="a sword", seed=seed, num_inference_steps=count,
+                        height=size, width=size)
+                for model, seed, count, size in w3
             ],
             efficiency=0.90,
             against_hand=1.2,
@@ -154,7 +166,8 @@ def shareable(tasks: Sequence[TaskSpec], scheduler: Any) -> int:  # noqa: ANN401
             steps=task.num_inference_steps,
         )
         scale = np.float32(table.inputs[0] @ table.initial)
-        place = (task.seed, task.height, task.width, float(table.timesteps[0]), float(scale))
+        size = (task.height, task.width)
+        place = (task.model, task.seed, *size, float(table.timesteps[0]), float(scale))
         asked.append((*place, task.prompt))
         if task.guidance_scale > 1:
             asked.append((*place, None))
@@ -191,6 +204,17 @@ def make_mini(folder: Path) -> str:
     return str(folder)
 
 
+def make_like(model: str, folder: Path) -> str:
+    """Make a model that differs from `model` by a little noise in its UNet; return its path."""
+    pipe = load_pipeline(PipelineKey("diffusers", model, "float32"), device="cpu").pipe
+    torch.manual_seed(len(folder.name))
+    with torch.no_grad():
+        for weights in pipe.unet.parameters():
+            weights.mul_(1 + 0.01 * torch.randn_like(weights))
+    pipe.save_pretrained(folder)
+    return str(folder)
+
+
 # --- R -------------------------------------------------------------------------------------------
 
 
@@ -215,6 +239,11 @@ class Cost:
             seconds=min(self.seconds, other.seconds),
             cpu_seconds=min(self.cpu_seconds, other.cpu_seconds),
         )
+
+
+def since(started: float, busy: float) -> Cost:
+    """Return what has been spent since the clocks showed `started` and `busy`."""
+    return Cost(seconds=time.perf_counter() - started, cpu_seconds=time.process_time() - busy)
 
 
 NOTHING = Cost(seconds=0.0, cpu_seconds=0.0)
@@ -276,9 +305,7 @@ def cost_of_row(
         while calls < 2 or spent < budget_s / len(batches):  # noqa: PLR2004 - one has no least
             started, busy = time.perf_counter(), time.process_time()
             call(rows)
-            took = Cost(
-                seconds=time.perf_counter() - started, cpu_seconds=time.process_time() - busy
-            )
+            took = since(started, busy)
             least = least.least(took * (1 / rows))
             spent, calls = spent + took.seconds, calls + 1
         found[rows] = least
@@ -290,39 +317,40 @@ def cost_of_row(
 # --- contenders ----------------------------------------------------------------------------------
 
 
-def call_pipeline(loaded: LoadedPipeline, scheduler: Any, tasks: Sequence[TaskSpec]) -> list[Any]:  # noqa: ANN401 - diffusers' own
-    """Return diffusers' pictures of tasks with equal settings."""
-    task = tasks[0]
-    loaded.pipe.scheduler = build_scheduler(scheduler, task)
-    with float32_noise(loaded.pipe, loaded.pipe.scheduler):
-        images: list[Any] = loaded.pipe(
-            prompt=[one.prompt for one in tasks],
-            generator=generators_of(tasks),
-            num_inference_steps=task.num_inference_steps,
-            guidance_scale=task.guidance_scale,
-            height=task.height,
-            width=task.width,
-        ).images
-    return images
-
-
-@dataclass(slots=True)
 class Bench:
-    """One model, loaded once for all contenders."""
+    """The contenders, each with one model open at a time."""
 
-    loaded: LoadedPipeline
-    scheduler: Any
-    lane: LaneRenderer
-    folder: Path
-    batch: int = 1
-    """Rows a call, of H."""
+    def __init__(self, folder: Path, *, batch: int, threads: int) -> None:
+        """Open nothing yet.
+
+        Args:
+            folder: where images go.
+            batch: rows a call, of H.
+            threads: of every contender.
+        """
+        self._folder = folder
+        self._batch = batch
+        self._threads = threads
+        self._loaded: tuple[str, LoadedPipeline, Any] | None = None
+        self._lane: tuple[PipelineKey, LaneRenderer] | None = None
+        self.opening = NOTHING
+        """What the contender that draws has spent on opening models."""
+        self.executed = 0
+        """Evaluations that the lane has made."""
+
+    def shut(self) -> None:
+        """Close what is open, so that the next contender begins with nothing."""
+        if self._lane is not None:
+            self._lane[1].close()
+        self._lane = self._loaded = None
+        self.opening = NOTHING
 
     def naive(self, tasks: Sequence[TaskSpec]) -> Pictures:
         """N."""
         pictures = {}
         for number, task in enumerate(tasks):
-            [image] = call_pipeline(self.loaded, self.scheduler, [task])
-            image.save(self.folder / f"n-{number}.png")
+            [image] = self._call_pipeline([task])
+            image.save(self._folder / f"n-{number}.png")
             pictures[task] = np.asarray(image)
         return pictures
 
@@ -330,17 +358,16 @@ class Bench:
         """H."""
         groups: dict[tuple[object, ...], list[TaskSpec]] = {}
         for task in tasks:
-            key = (task.guidance_scale, task.sampler, task.num_inference_steps, task.height)
-            groups.setdefault(key, []).append(task)
+            settings = (task.guidance_scale, task.sampler, task.num_inference_steps, task.height)
+            groups.setdefault((task.model, *settings), []).append(task)
         pictures: dict[TaskSpec, Pixels] = {}
         for group in groups.values():
             rows = 2 if group[0].guidance_scale > 1 else 1
-            size = max(1, self.batch // rows)
+            size = max(1, self._batch // rows)
             for start in range(0, len(group), size):
                 some = group[start : start + size]
-                images = call_pipeline(self.loaded, self.scheduler, some)
-                for task, image in zip(some, images, strict=True):
-                    image.save(self.folder / f"h-{len(pictures)}.png")
+                for task, image in zip(some, self._call_pipeline(some), strict=True):
+                    image.save(self._folder / f"h-{len(pictures)}.png")
                     pictures[task] = np.asarray(image)
         return pictures
 
@@ -348,12 +375,54 @@ class Bench:
         """L."""
         pictures: dict[TaskSpec, Pixels] = {}
         with ThreadPoolExecutor(2) as writers:
-            for result in self.lane.render(iter(tasks)):
-                assert isinstance(result, Rendered), result
-                path = self.folder / f"l-{len(pictures)}.png"
-                writers.submit(Image.fromarray(result.pixels).save, path)
-                pictures[result.task] = result.pixels
+            for key, some in itertools.groupby(tasks, pipeline_key):
+                lane = self._lane_of(key)
+                before = lane.tally.executed
+                for result in lane.render(some):
+                    assert isinstance(result, Rendered), result
+                    path = self._folder / f"l-{len(pictures)}.png"
+                    writers.submit(Image.fromarray(result.pixels).save, path)
+                    pictures[result.task] = result.pixels
+                self.executed += lane.tally.executed - before
         return pictures
+
+    def _call_pipeline(self, tasks: Sequence[TaskSpec]) -> list[Any]:
+        """Return diffusers' pictures of tasks with equal settings."""
+        task = tasks[0]
+        if self._loaded is None or self._loaded[0] != task.model:
+            with self._opening():
+                self._loaded = None
+                key = PipelineKey("diffusers", task.model, task.dtype)
+                loaded = load_pipeline(key, device="cpu")
+                self._loaded = (task.model, loaded, loaded.pipe.scheduler)
+        _, loaded, scheduler = self._loaded
+        loaded.pipe.scheduler = build_scheduler(scheduler, task)
+        with float32_noise(loaded.pipe, loaded.pipe.scheduler):
+            images: list[Any] = loaded.pipe(
+                prompt=[one.prompt for one in tasks],
+                generator=generators_of(tasks),
+                num_inference_steps=task.num_inference_steps,
+                guidance_scale=task.guidance_scale,
+                height=task.height,
+                width=task.width,
+            ).images
+        return images
+
+    def _lane_of(self, key: PipelineKey) -> LaneRenderer:
+        if self._lane is None or self._lane[0] != key:
+            with self._opening():
+                if self._lane is not None:
+                    self._lane[1].close()
+                lane = open_renderer(key, device="cpu", threads=self._threads)
+                assert isinstance(lane, LaneRenderer)
+                self._lane = (key, lane)
+        return self._lane[1]
+
+    @contextlib.contextmanager
+    def _opening(self) -> Iterator[None]:
+        started, busy = time.perf_counter(), time.process_time()
+        yield
+        self.opening += since(started, busy)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -362,6 +431,8 @@ class Outcome:
 
     took: Cost
     executed: int
+    opening: Cost
+    """What opening models took of it."""
 
 
 def measure(
@@ -378,17 +449,19 @@ def measure(
         tasks = workload.again(repetition)
         pictures: dict[str, Pictures] = {}
         for name in rotated(list(contenders), repetition - 1):
-            before = bench.lane.tally.executed
+            if workload.is_of_several_models:
+                bench.shut()
             some = tasks[::sampled] if name == "N" else tasks
             executed = sum(map(evaluations, tasks))
+            bench.opening, before = NOTHING, bench.executed
             started, busy = time.perf_counter(), time.process_time()
             pictures[name] = contenders[name](some)
-            took = Cost(
-                seconds=time.perf_counter() - started, cpu_seconds=time.process_time() - busy
-            ) * (executed / sum(map(evaluations, some)))
+            # Models are opened once, however few of the images are drawn.
+            drawing = since(started, busy) + bench.opening * -1
+            took = bench.opening + drawing * (executed / sum(map(evaluations, some)))
             if name == "L":
-                executed = bench.lane.tally.executed - before
-            found[name].append(Outcome(took=took, executed=executed))
+                executed = bench.executed - before
+            found[name].append(Outcome(took=took, executed=executed, opening=bench.opening))
         check(pictures, workload)
     return found
 
@@ -425,44 +498,36 @@ def rotated(names: Sequence[str], by: int) -> Iterator[str]:
 
 
 def run_model(
-    name: str, model: str, grids: Sequence[Workload], *, folder: Path, arguments: argparse.Namespace
+    name: str, grids: Sequence[Workload], *, folder: Path, arguments: argparse.Namespace
 ) -> dict[str, Any]:
-    """Measure the workloads of one model and print their lines."""
-    loaded = load_pipeline(PipelineKey("diffusers", model, "float32"), device="cpu")
+    """Measure workloads, the first of them of one model, and print their lines."""
     task = grids[0].tasks[0]
-    lane = open_renderer(pipeline_key(task), device="cpu", threads=arguments.threads)
-    assert isinstance(lane, LaneRenderer)
-    bench = Bench(loaded, loaded.pipe.scheduler, lane, folder)
+    loaded = load_pipeline(PipelineKey("diffusers", task.model, "float32"), device="cpu")
+    scheduler = loaded.pipe.scheduler
     sides = sorted({one.height or 0 for grid in grids for one in grid.tasks})
     limits = {side: Limit(loaded, side, budget_s=arguments.limit_s) for side in sides}
-    bench.batch = max(limit.batches[0] for limit in limits.values())
-    # Caches, threads and the lane's search for its batch size; these pictures are not asked again.
-    warmth = [replace(one, num_inference_steps=3) for grid in grids for one in grid.again(99)]
-    bench.in_lane(warmth)
-    bench.naive(warmth[:1])
+    batch = max(limit.batches[0] for limit in limits.values())
+    bench = Bench(folder, batch=batch, threads=arguments.threads)
     outcomes = {}
     for grid in grids:
+        if not grid.is_of_several_models:
+            # Caches, threads and the lane's search; these pictures are not asked for again.
+            warmth = [replace(one, num_inference_steps=3) for one in grid.again(99)]
+            bench.in_lane(warmth)
+            bench.naive(warmth[:1])
         outcomes[grid.name] = measure(
             bench, grid, repeats=arguments.repeats, sampled=1 if arguments.quick else SAMPLED
         )
         for limit in limits.values():
             limit.measure()
+    bench.shut()
     for side, limit in limits.items():
         print(
             f"{name} R, {side} px: {limit.network.seconds * 1e3:.2f} ms an evaluation at "
             f"{limit.batches[0]} rows, {limit.decoder.seconds * 1e3:.2f} ms a decoding at "
             f"{limit.batches[1]}"
         )
-    lane.close()
-    started = time.perf_counter()
-    open_renderer(pipeline_key(task), device="cpu", threads=arguments.threads).close()
-    change_s = time.perf_counter() - started
-    print(f"{name}: {change_s:.2f} s to open one more model")
-    figures = {
-        grid.name: report(name, grid, outcomes[grid.name], limits, bench.scheduler)
-        for grid in grids
-    }
-    return {**figures, "change_of_model_s": round(change_s, 3)}
+    return {grid.name: report(name, grid, outcomes[grid.name], limits, scheduler) for grid in grids}
 
 
 def report(
@@ -487,12 +552,14 @@ def report(
     best = {name: networks * (executed[name] / required) + decoders for name in outcomes}
     efficiency = {name: best[name].seconds / seconds[name] for name in outcomes}
     of_cpu = {name: best[name].cpu_seconds / cpu[name] for name in outcomes}
+    opening = {name: median(one.opening.seconds for one in each) for name, each in outcomes.items()}
     print(f"{model} {grid.name}: {count} images, pictures equal")
     for name in outcomes:
         print(
             f"    {name}  {count / seconds[name]:7.3f} images/s   "
             f"efficiency {efficiency[name]:5.3f}   "
             f"{cpu[name] / count:6.3f} CPU s an image, efficiency {of_cpu[name]:5.3f}"
+            + (f"   {opening[name]:.1f} s to open models" if grid.is_of_several_models else "")
         )
     goals = {
         "efficiency": (efficiency["L"], grid.efficiency),
@@ -533,10 +600,10 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="small grids, once")
     parser.add_argument("--repeats", type=int, default=1, help="of every workload; default: 1")
-    parser.add_argument("--images", type=int, help="images a workload; default: 48, quick: 16")
+    parser.add_argument("--images", type=int, help="images a workload; default: 256, quick: 16")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     found = parser.parse_args(words)
-    found.images = found.images or (16 if found.quick else 48)
+    found.images = found.images or (16 if found.quick else 256)
     found.limit_s = 1.0 if found.quick else 2.5
     return found
 
@@ -549,15 +616,15 @@ def main() -> None:
     images = arguments.images
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        sprites = workloads("builtin:sprites", images=images, steps=steps, side=128)
-        found = {
-            "sprites": run_model(
-                "sprites", "builtin:sprites", sprites, folder=folder, arguments=arguments
-            )
-        }
-        path = make_mini(folder / "mini")
-        mini = workloads(path, images=16, steps=3 if arguments.quick else 8, side=256)
-        found["mini"] = run_model("mini", path, mini[1:2], folder=folder, arguments=arguments)
+        first = "builtin:sprites"
+        models = [first, *(make_like(first, folder / name) for name in ("other", "another"))]
+        sprites = workloads(models, images=images, steps=steps, side=128)
+        found = {"sprites": run_model("sprites", sprites, folder=folder, arguments=arguments)}
+        mini = workloads(
+            [make_mini(folder / "mini")], images=16 if arguments.quick else 32,
+            steps=3 if arguments.quick else 8, side=256,
+        )  # fmt: skip
+        found["mini"] = run_model("mini", mini[1:2], folder=folder, arguments=arguments)
     print(json.dumps({"benchmark": "lane", "threads": arguments.threads, **found}))
 
 
