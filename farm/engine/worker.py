@@ -150,8 +150,8 @@ class Worker:
         self._inbox: deque[Chunk] = deque()
         self._outbox: list[ChunkOutcome] = []
         self._bug: BaseException | None = None
-        self._has_opened = False
-        """A renderer is new, and nobody has been told how much it wants."""
+        self._has_moved_on = False
+        """It begins to load or to render, and nobody has been told."""
         self._stopping = False
         self._spent = False
 
@@ -184,11 +184,12 @@ class Worker:
         """Return outcomes as soon as there are any, else what is going on after `timeout_s`.
 
         A renderer that has just been opened is told of at once: it may want more than is leased.
+        So is one that is going to be opened, which may take long.
         """
         with self._news:
             self._news.wait_for(lambda: self.has_news, timeout_s)
             outcomes, self._outbox = tuple(self._outbox), []
-            self._has_opened = False
+            self._has_moved_on = False
             if self._bug is not None:
                 raise self._bug
             is_spent = self._spent and not (self._lots or self._inbox)
@@ -204,7 +205,7 @@ class Worker:
     @property
     def has_news(self) -> bool:
         """`report` would return at once."""
-        return bool(self._outbox or self._bug or self._has_opened)
+        return bool(self._outbox or self._bug or self._has_moved_on)
 
     def prove_output(self, token: str) -> None:
         """Write `token` where the driver can see it, if this output is the driver's output."""
@@ -227,7 +228,7 @@ class Worker:
     def work(self) -> Iterator[None]:
         """Render what is in the inbox, a step at a time, until the inbox is empty.
 
-        A step is an image, or a new renderer being ready.
+        A step is an image, or a renderer that is going to be opened, or is open.
         """
         while self._inbox:
             at_hand = [self._inbox[0], *(lot.chunk for lot in list(self._lots.values()))]
@@ -251,6 +252,9 @@ class Worker:
             return
         lot = self._open(chunk)
         fault: Fault | None = None
+        if not self._has_open(chunk.key) and not self._must_stop():
+            self._move_on_to("loading")
+            yield
         if not self._must_stop():
             try:
                 renderer = self._ensure_renderer(lot)
@@ -265,7 +269,7 @@ class Worker:
 
     def _draw(self, renderer: Renderer, lot: _Lot) -> Iterator[None]:
         """Render `lot` and what follows it; account for tasks that the renderer never answers."""
-        if self._has_opened:
+        if self._has_moved_on:
             yield  # whoever drives this may have to lease what a new renderer wants
         feed = self._feed_one_by_one if lot.chunk.history.alone else self._feed
         message = "the renderer gave no answer for this task"
@@ -306,9 +310,8 @@ class Worker:
 
     def _ensure_renderer(self, lot: _Lot) -> Renderer:
         key = lot.chunk.key
-        if self._renderer is not None and self._key == key:
+        if self._renderer is not None and self._has_open(key):
             return self._renderer
-        self._phase = "loading"
         if self._renderer is not None:
             self._past_effort = self._effort()
             self._renderer.close()
@@ -320,11 +323,18 @@ class Worker:
         self._key = key
         lot.began = time.perf_counter()
         lot.load_seconds = lot.began - started
-        self._phase = "rendering"
-        with self._news:
-            self._has_opened = True
-            self._news.notify_all()
+        self._move_on_to("rendering")
         return self._renderer
+
+    def _has_open(self, key: PipelineKey) -> bool:
+        return self._renderer is not None and self._key == key
+
+    def _move_on_to(self, phase: Phase) -> None:
+        """Be in a phase, and have whoever waits for a report told of it."""
+        self._phase = phase
+        with self._news:
+            self._has_moved_on = True
+            self._news.notify_all()
 
     def _effort(self) -> Effort | None:
         """Return what everything rendered so far took; None if part of it was not measured."""

@@ -107,7 +107,7 @@ def test_a_stop_answers_every_lease_and_commits_what_is_finished(
     worker.lease(_chunk("c1", model, *["fine"] * 12))
     worker.lease(_chunk("c2", model, *["fine"] * 12, seed=50))
     steps = worker.work()
-    for _ in range(1 + 5):  # the renderer is ready, then five images
+    for _ in range(2 + 5):  # it will load, the renderer is ready, then five images
         next(steps)
     worker.ask_to_stop()
     for _ in steps:
@@ -127,7 +127,8 @@ def test_alone_means_one_at_a_time_each_noted_before_it_begins(
     worker.lease(_chunk("c1", model, *["fine"] * 3, history=History(crashes=1, alone=True)))
     noted = []
     steps = worker.work()
-    next(steps)  # the renderer is ready
+    for _ in range(2):  # it will load, and the renderer is ready
+        next(steps)
     for _ in steps:
         [name] = control.names("leases/")
         noted.append(json.loads(control.read(name) or "")["tasks"])
@@ -229,7 +230,7 @@ def test_a_renderer_that_raises_makes_the_worker_spent_once_all_is_answered(
 def test_the_heartbeat_counts_what_no_answer_has_counted(worker: Worker, model: Path) -> None:
     worker.lease(_chunk("c1", model, *["fine"] * 4, "refuse", "fine"))
     steps = worker.work()
-    for _ in range(1 + 5):  # the renderer is ready, then five images
+    for _ in range(2 + 5):  # it will load, the renderer is ready, then five images
         next(steps)
     heartbeat = worker.report(0).heartbeat
     assert (heartbeat.phase, heartbeat.rendered, heartbeat.failed) == ("rendering", 4, 1)
@@ -240,6 +241,20 @@ def test_the_heartbeat_counts_what_no_answer_has_counted(worker: Worker, model: 
     assert _outcomes(worker, 1)["c1"].rendered == 5
     heartbeat = worker.report(0).heartbeat
     assert (heartbeat.phase, heartbeat.rendered, heartbeat.in_flight) == ("idle", 0, 0)
+
+
+def test_a_worker_says_that_it_loads_before_it_does(worker: Worker, model: Path) -> None:
+    """Loading takes minutes for a large model, and whoever watches sees `idle` otherwise."""
+    worker.lease(_chunk("c1", model, "fine"))
+    steps = worker.work()
+    next(steps)
+    assert worker.has_news
+    assert worker.report(0).heartbeat.phase == "loading"
+    assert not loads(model)
+    next(steps)
+    assert worker.has_news
+    assert worker.report(0).heartbeat.phase == "rendering"
+    assert loads(model) == 1
 
 
 def test_every_row_says_who_made_it_and_in_which_attempt(
