@@ -568,6 +568,11 @@ def report(
     }
     for name, (figure, goal) in goals.items():
         print(f"    {name} {figure:.3f}" + (f" (goal {goal:g})" if goal else ""))
+    # Nothing is left to gain at an efficiency of 1.
+    print(
+        f"    at most, here: L/N {seconds['N'] / best['L'].seconds:.2f}, "
+        f"L/H {seconds['H'] / best['L'].seconds:.2f}"
+    )
     print(
         f"    in CPU seconds: L/N {cpu['N'] / cpu['L']:.3f}, L/H {cpu['H'] / cpu['L']:.3f}\n"
         f"    evaluations: {required} required, {executed['L']:.0f} executed, "

@@ -18,6 +18,11 @@ twice with int8 at 30 dB; an export of the embedded model under 60 s; a session 
 Memory is the peak of a process of its own that draws W1 with one contender, over what it had before
 it opened the model.
 
+What bounds a ratio is told beside it: the arithmetic of both networks, the rate at which each
+contender does it at its best batch, and the rate of a large product of matrices alone, in float32
+and in 8 bits. A runtime that did nothing but multiply, at that rate, would be so many times as fast
+as torch, and no other can be faster.
+
     python benchmarks/onnx_runtime.py [--quick] [--repeats N] [--images N] [--threads N]
 """
 
@@ -33,7 +38,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,12 +47,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.lane import make_mini
+from benchmarks.lane import evaluations, make_mini
 from export_onnx.export import ExportReport
 from farm.render import Renderer, open_renderer
 from farm.render.difference import psnr
 from farm.render.exporting import export_bundle
 from farm.render.lane.onnx_runtime import choose_provider, open_session
+from farm.render.lane.renderer import LaneRenderer
+from farm.render.loading import load_pipeline
 from farm.task import PipelineKey, Rendered, TaskSpec
 
 Pixels = NDArray[np.uint8]
@@ -204,6 +211,110 @@ def _export(
     )  # fmt: skip
 
 
+# --- what bounds it -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arithmetic:
+    """Floating-point operations; a multiplication with its addition are two."""
+
+    evaluation: float
+    """Of the UNet, for one row."""
+    decoding: float
+    """Of the decoder, for one picture."""
+
+
+def arithmetic_of(model: str, side: int) -> Arithmetic:
+    """Count what the networks of a model compute for one picture size."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    pipe = load_pipeline(PipelineKey("diffusers", model, "float32"), device="cpu").pipe
+    latents = torch.zeros(1, pipe.unet.config.in_channels, *[side // pipe.vae_scale_factor] * 2)
+    text = torch.zeros(1, pipe.tokenizer.model_max_length, pipe.unet.config.cross_attention_dim)
+    calls: list[Callable[[], object]] = [
+        lambda: pipe.unet(latents, torch.zeros(1), encoder_hidden_states=text),
+        lambda: pipe.vae.decode(latents),
+    ]
+    counts = []
+    with torch.inference_mode():
+        for call in calls:
+            with FlopCounterMode(display=False) as counter:
+                call()
+            counts.append(float(counter.get_total_flops()))
+    evaluation, decoding = counts
+    return Arithmetic(evaluation=evaluation, decoding=decoding)
+
+
+def rate_of_products(*, bits: int, threads: int) -> float:
+    """Return operations a second of ONNX Runtime's product of two large matrices, at best."""
+    import onnx
+    import onnxruntime
+
+    side = 1024
+    chance = np.random.default_rng(0)
+    if bits == 8:  # noqa: PLR2004 - the other is 32
+        operator, kinds = "MatMulInteger", (onnx.TensorProto.UINT8, onnx.TensorProto.INT32)
+        weights = chance.integers(-64, 64, (side, side), np.int8)
+        values: NDArray[Any] = chance.integers(0, 255, (side, side), np.uint8)
+    else:
+        operator, kinds = "MatMul", (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT)
+        weights = chance.standard_normal((side, side), np.float32)
+        values = chance.standard_normal((side, side), np.float32)
+    given, said = (
+        onnx.helper.make_tensor_value_info(name, kind, [side, side])
+        for name, kind in zip("xy", kinds, strict=True)
+    )
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node(operator, ["x", "w"], ["y"])], "product", [given], [said],
+        [onnx.numpy_helper.from_array(weights, "w")],
+    )  # fmt: skip
+    model = onnx.helper.make_model(
+        graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10
+    )
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    least = math.inf
+    for _ in range(30):
+        started = time.perf_counter()
+        session.run(None, {"x": values})
+        least = min(least, time.perf_counter() - started)
+    return float(2 * side**3 / least)
+
+
+def tell_bounds(
+    subject: Subject,
+    renderers: Mapping[str, Renderer],
+    tasks: Sequence[TaskSpec],
+    *,
+    threads: int,
+) -> dict[str, float]:
+    """Print at what rate each contender's networks compute, and how much faster torch could be."""
+    work = arithmetic_of(subject.model, subject.side)
+    exact, in_8_bits = (rate_of_products(bits=bits, threads=threads) for bits in (32, 8))
+    print(f"\n{subject.name:8} {'contender':13} {'UNet, a row':>18} {'decoder, a picture':>20}")
+    summary = {}
+    for name, renderer in renderers.items():
+        assert isinstance(renderer, LaneRenderer)
+        paces = renderer.measure(tasks[0], seconds=4.0)
+        rates = [work.evaluation / paces.network.best, work.decoding / paces.decoder.best]
+        print(f"{'':8} {name:13} {paces.network.best * 1e3:7.2f} ms {rates[0] / 1e9:4.0f} G/s"
+              f"{paces.decoder.best * 1e3:10.2f} ms {rates[1] / 1e9:4.0f} G/s")  # fmt: skip
+        summary[f"{name}_network_ms"] = round(paces.network.best * 1e3, 3)
+        summary[f"{name}_decoder_ms"] = round(paces.decoder.best * 1e3, 3)
+    asked = sum(map(evaluations, tasks))
+    takes = asked * summary["torch_network_ms"] + len(tasks) * summary["torch_decoder_ms"]
+    least = 1e3 * (asked * work.evaluation + len(tasks) * work.decoding) / exact
+    print(f"{'':8} products alone: {exact / 1e9:.0f} G/s in float32, {in_8_bits / 1e9:.0f} G/s in "
+          f"8 bits: at most {takes / least:.2f} times torch in float32, "
+          f"{takes / least * in_8_bits / exact:.2f} times in 8 bits")  # fmt: skip
+    return {**summary, "most_fp32": round(takes / least, 2),
+            "most_int8": round(takes / least * in_8_bits / exact, 2)}  # fmt: skip
+
+
 def session_seconds(bundle: Path, *, threads: int) -> float:
     """Return what it takes to open a bundle's UNet."""
     started = time.perf_counter()
@@ -236,6 +347,7 @@ def main() -> None:
                 if backend == "onnx":
                     session = session_seconds(Path(model), threads=arguments.threads)
                     found[f"{contender}_session_s"] = round(session, 2)
+                    print(f"{one.name} {contender}: session of the UNet {session:.2f} s")
             print()
             summary[one.name] = found
     print(json.dumps(summary))
@@ -275,6 +387,8 @@ def compare(
             summary[f"{workload}_{name}_images_per_s"] = round(speed, 3)
             summary[f"{workload}_{name}_ratio"] = round(ratio, 3)
             summary[f"{workload}_{name}_mean_db"] = round(mean, 1) if math.isfinite(mean) else None
+    tasks = everything[subject.workloads[0]]
+    summary |= tell_bounds(subject, renderers, tasks, threads=arguments.threads)
     for renderer in renderers.values():
         renderer.close()
     print()

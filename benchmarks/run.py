@@ -49,7 +49,7 @@ SCRIPTS = (
     Script("catalog", "--rows 100000"),
     Script("engine_overhead", "--images 400"),
     Script("tables", "--quick"),
-    Script("lane", "--quick"),
+    Script("lane", "--quick", limit_s=1800.0),
     Script("onnx_runtime", "--quick"),
     Script("looks", "--tries 3"),
     Script("sheet", "--columns 4 --rows 3"),
