@@ -327,12 +327,20 @@ def _inside(data: bytes, kind: str) -> str:
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    top = "".join(f"<th>{_text(name)}</th>" for name in head)
-    body = "".join(
-        "<tr>" + "".join(f"<td>{_text(value)}</td>" for value in row) + "</tr>" for row in rows
-    )
+    # Names of columns may be broken between their words.
+    top = "".join(f"<th>{_text(name).replace('_', '_<wbr>')}</th>" for name in head)
+    body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
     inner = f"<thead><tr>{top}</tr></thead><tbody>{body}</tbody>"
     return f'<div class="table"><table>{inner}</table></div>'
+
+
+_LONG = 40
+"""Characters from which a value may be broken anywhere, as digests and paths have to be."""
+
+
+def _cell(value: str) -> str:
+    start = '<td class="long">' if len(value) > _LONG else "<td>"
+    return f"{start}{_text(value)}</td>"
 
 
 _PAGE = """<!doctype html>
@@ -350,26 +358,25 @@ _PAGE = """<!doctype html>
   --soft: #a0a2aa; --line: #3a3b41; }} }}
 * {{ box-sizing: border-box; }}
 body {{ margin: 0 auto; max-width: 76rem; padding: 2rem 1.25rem 4rem; background: var(--paper);
-  color: var(--ink); font: 15px/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }}
+  color: var(--ink); font: 15px/1.5 system-ui, sans-serif; overflow-wrap: break-word; }}
 h1 {{ margin: 0; font-size: 1.9rem; }}
 h2 {{ margin: 2.25rem 0 .75rem; font-size: 1.2rem; }}
 header p, figcaption, .tiles span {{ color: var(--soft); }}
 code {{ font: .92em ui-monospace, monospace; }}
-.tiles {{ display: grid; grid-template-columns: repeat(auto-fit, minmax(9rem, 1fr)); gap: .75rem;
-  margin-top: 1.5rem; }}
-.tiles div {{ padding: .8rem 1rem; background: var(--card); border: 1px solid var(--line);
+.tiles {{ display: flex; flex-wrap: wrap; gap: .75rem; margin-top: 1.5rem; }}
+.tiles div {{ flex: 1 1 8.5rem; padding: .8rem 1rem; background: var(--card); border: 1px solid var(--line);
   border-radius: .5rem; }}
-.tiles b {{ display: block; font-size: 1.35rem; }}
+.tiles b {{ display: block; font-size: 1.3rem; white-space: nowrap; }}
 .table {{ overflow-x: auto; margin-bottom: 1rem; }}
-table {{ border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }}
+table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; }}
 th, td {{ padding: .35rem .9rem .35rem 0; text-align: left; vertical-align: top;
   border-bottom: 1px solid var(--line); }}
 th {{ color: var(--soft); font-weight: 500; }}
-td {{ min-width: 4rem; }}
+td.long {{ min-width: min(16rem, 42vw); overflow-wrap: anywhere; }}
 td:first-child {{ white-space: nowrap; padding-right: 1.5rem; }}
 figure {{ margin: 0; }}
 img {{ max-width: 100%; height: auto; border-radius: .25rem; }}
-.best {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(11rem, 1fr));
+.best {{ display: grid; grid-template-columns: repeat(auto-fill, minmax(9.5rem, 1fr));
   gap: 1.25rem; }}
 .sheets figure {{ margin-bottom: 1.5rem; }}
 </style>

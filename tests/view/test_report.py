@@ -118,3 +118,14 @@ def test_what_cannot_be_reported_is_refused(output: str, make_output: MakeOutput
             write_report(output, **options)
     with pytest.raises(InputError, match="nothing has been rendered"):
         write_report(make_output([], name="empty"))
+
+
+def test_names_are_broken_between_their_words_and_only_long_values_anywhere(
+    task: MakeTask, make_output: MakeOutput
+) -> None:
+    tasks = [task(prompt=prompt, sampler="dpmpp_2m") for prompt in ("a sword", "ab " * 20)]
+    page = write_report(make_output(tasks))
+    assert "<th>render_<wbr>ms</th>" in page
+    assert "<td>dpmpp_2m</td>" in page
+    [long] = re.findall(r'<td class="long">(.*?)</td>', page)
+    assert "a sword, ab ab" in long
