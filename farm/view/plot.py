@@ -48,6 +48,20 @@ _COLOURS = (
 )  # fmt: skip
 """Okabe and Ito's, grey for their black, their yellow darker so that thin lines show on white."""
 _BINS = 30
+_WIDTH, _HEIGHT = 8.0, 5.0
+"""Inches of a plot; what has long labels is higher."""
+_LINE = 0.21
+"""Inches of a line of a label."""
+_BELOW = 18
+"""Characters of a line of a label below the plot."""
+_MOST_BELOW = 90
+"""Characters that labels below the plot have room for beside each other."""
+_BESIDE = 42
+"""Characters of a line of a label on the left of the plot, and of the legend below it."""
+_ACROSS = 100
+"""Characters that the width of a plot has room for."""
+_SHORT = 24
+"""Characters of a label that a legend on the right of the plot has room for."""
 Values: TypeAlias = "np.ndarray[Any, np.dtype[np.float64]]"
 
 
@@ -122,10 +136,14 @@ def draw_plot(table: Table, settings: PlotSettings) -> Figure:
         raise InputError("no rendered image has values to draw", hint="see them with farm query")
     series = _series(table, rows, hue)
     with _typeface():
-        figure = Figure(figsize=(8, 5), layout="constrained", facecolor="white")
+        figure = Figure(figsize=(_WIDTH, _HEIGHT), layout="constrained", facecolor="white")
         axes = figure.add_subplot()
-        _draw(axes, table, series, x=x, y=y)
-        _dress(axes, settings, title=settings.title or table.title, x=x, y=y, hue=hue)
+        is_turned = _draw(axes, table, series, x=x, y=y)
+        _dress(axes, title=settings.title or table.title, where=settings.where)
+        across, up = display(x), display(y) if y else "images"
+        _name(axes, *((up, across) if is_turned else (across, up)), is_turned=is_turned)
+        if hue is not None:
+            _explain(axes, display(hue))
     return figure
 
 
@@ -195,11 +213,12 @@ def _series(table: Table, rows: Sequence[Record], hue: str | None) -> list[_Seri
     ]
 
 
-def _draw(axes: Axes, table: Table, series: Sequence[_Series], *, x: str, y: str | None) -> None:
+def _draw(axes: Axes, table: Table, series: Sequence[_Series], *, x: str, y: str | None) -> bool:
+    """Draw what the columns ask for; return whether the x axis stands upright."""
     values = {row[x] for one in series for row in one.rows}
     if not all(_is_number(value) for value in values):
-        _draw_words(axes, table, series, x=x, y=y)
-    elif y is None:
+        return _draw_words(axes, table, series, x=x, y=y)
+    if y is None:
         _draw_counts(axes, series, x=x, values=values)
     elif len(values) <= _FEW:
         _draw_lines(axes, series, x=x, y=y)
@@ -207,6 +226,7 @@ def _draw(axes: Axes, table: Table, series: Sequence[_Series], *, x: str, y: str
         for one in series:
             axes.scatter(_numbers(one.rows, x), _numbers(one.rows, y), s=14, alpha=0.6, lw=0,
                          color=one.colour, label=one.label)  # fmt: skip
+    return False
 
 
 def _draw_lines(axes: Axes, series: Sequence[_Series], *, x: str, y: str) -> None:
@@ -247,8 +267,11 @@ def _draw_counts(axes: Axes, series: Sequence[_Series], *, x: str, values: set[A
 
 def _draw_words(
     axes: Axes, table: Table, series: Sequence[_Series], *, x: str, y: str | None
-) -> None:
-    """Draw every picture beside its word, and the mean as a line; or, without `y`, bars."""
+) -> bool:
+    """Draw every picture beside its word, and the mean as a line; or, without `y`, bars.
+
+    Words that have no room beside each other stand below each other; returns whether they do.
+    """
     words = [
         word for word in table.levels(x) if any(row[x] == word for s in series for row in s.rows)
     ]
@@ -257,50 +280,90 @@ def _draw_words(
             f"'{display(x)}' has {len(words):,} values, too many to stand beside each other",
             hint="choose some with --where, or give another column to --x",
         )
+    is_turned = len(words) * min(max(len(show(word)) for word in words), _BELOW) > _MOST_BELOW
     width = 0.8 / len(series)
     for number, one in enumerate(series):
         middle = -0.4 + width * (number + 0.5)
         places = np.arange(len(words)) + middle
         at = [[row for row in one.rows if row[x] == word] for word in words]
         if y is None:
-            axes.bar(places, [len(rows) for rows in at], width * 0.9, color=one.colour,
-                     label=one.label)  # fmt: skip
+            draw = axes.barh if is_turned else axes.bar
+            draw(places, [len(rows) for rows in at], width * 0.9, color=one.colour,
+                 label=one.label)  # fmt: skip
             continue
         for place, rows in zip(places, at, strict=True):
             # Spread evenly, not at random: the same catalog draws the same plot.
-            aside = (np.arange(len(rows)) * 0.618 % 1 - 0.5) * width * 0.6
-            axes.scatter(place + aside, _numbers(rows, y), s=12, alpha=0.35, lw=0,
+            aside = place + (np.arange(len(rows)) * 0.618 % 1 - 0.5) * width * 0.6
+            found = _numbers(rows, y)
+            axes.scatter(*((found, aside) if is_turned else (aside, found)), s=12, alpha=0.35, lw=0,
                          color=one.colour)  # fmt: skip
         seen = [(place, _numbers(rows, y).mean()) for place, rows in zip(places, at, strict=True)
                 if rows]  # fmt: skip
-        lefts, means = zip(*seen, strict=True)
+        starts, means = zip(*seen, strict=True)
         reach = width * 0.4
-        axes.hlines(means, np.array(lefts) - reach, np.array(lefts) + reach, color=one.colour,
-                    lw=2.5, label=one.label)  # fmt: skip
-    long = max(len(show(word)) for word in words)
-    labels = ["\n".join(textwrap.wrap(show(word), 18) or [""]) for word in words]
-    slanted = len(words) * min(long, 18) > 90  # noqa: PLR2004 - characters that fit below a plot
-    axes.set_xticks(range(len(words)), labels, rotation=40 if slanted else 0,
-                    ha="right" if slanted else "center")  # fmt: skip
+        line = axes.vlines if is_turned else axes.hlines
+        line(means, np.array(starts) - reach, np.array(starts) + reach, color=one.colour,
+             lw=2.5, label=one.label)  # fmt: skip
+    labels = [_wrapped(show(word), _BESIDE if is_turned else _BELOW) for word in words]
+    if not is_turned:
+        axes.set_xticks(range(len(words)), labels)
+        return False
+    axes.set_yticks(range(len(words)), labels)
+    axes.set_ylim(len(words) - 0.5, -0.5)
+    lines = sum(max(label.count("\n") + 1, 0.5 * len(series)) + 0.4 for label in labels)
+    _heighten(axes, lines - _HEIGHT / _LINE)
+    return True
 
 
-def _dress(
-    axes: Axes, settings: PlotSettings, *, title: str, x: str, y: str | None, hue: str | None
-) -> None:
-    axes.set_title(title + (f" · {settings.where}" if settings.where else ""), loc="left",
+def _wrapped(text: str, width: int) -> str:
+    return "\n".join(textwrap.wrap(text, width) or [""])
+
+
+def _heighten(axes: Axes, lines: float) -> None:
+    """Make a plot higher by some lines of text, so that they take nothing from what is drawn."""
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    figure.set_figheight(figure.get_figheight() + max(0, lines) * _LINE)
+
+
+def _dress(axes: Axes, *, title: str, where: str | None) -> None:
+    axes.set_title(title + (f" · {where}" if where else ""), loc="left",
                    fontsize=13, fontweight="semibold", pad=12, parse_math=False)  # fmt: skip
-    axes.set_xlabel(display(x), parse_math=False)
-    axes.set_ylabel(display(y) if y else "images", parse_math=False)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color="#e4e4e0", lw=0.8)
     axes.set_axisbelow(True)
+
+
+def _name(axes: Axes, across: str, up: str, *, is_turned: bool) -> None:
+    axes.set_xlabel(across, parse_math=False)
+    axes.set_ylabel(up, parse_math=False)
+    measured = axes.xaxis if is_turned else axes.yaxis
+    measured.grid(visible=True, color="#e4e4e0", lw=0.8)
+    if "images" in (across, up):
+        measured.get_major_locator().set_params(integer=True)  # there is no half of an image
     for tick in (*axes.get_xticklabels(), *axes.get_yticklabels()):
         tick.set_parse_math(False)
-    if hue is not None:
-        legend = axes.legend(title=display(hue), frameon=False, loc="upper left",
+
+
+def _explain(axes: Axes, hue: str) -> None:
+    """Say what the colours mean: on the right, or below where that would squeeze the plot."""
+    handles, labels = axes.get_legend_handles_labels()
+    labels = [_wrapped(label, _BESIDE) for label in labels]
+    longest = max(len(line) for label in labels for line in label.split("\n"))
+    lines = [label.count("\n") + 1 for label in labels]
+    if longest <= _SHORT and (sum(lines) + 2) * _LINE < _HEIGHT - 1:
+        legend = axes.legend(handles, labels, title=hue, frameon=False, loc="upper left",
                              bbox_to_anchor=(1.01, 1.0), alignment="left")  # fmt: skip
-        for text in (legend.get_title(), *legend.get_texts()):
-            text.set_parse_math(False)
+    else:
+        figure = axes.get_figure(root=True)
+        assert figure is not None
+        columns = max(1, min(3, _ACROSS // (longest + 8)))
+        legend = figure.legend(handles, labels, title=hue, frameon=False, alignment="left",
+                               loc="outside lower left", ncols=columns)  # fmt: skip
+        _heighten(axes, sum(lines) / columns + 2)
+    for text in (legend.get_title(), *legend.get_texts()):
+        text.set_parse_math(False)
+    for handle in legend.legend_handles:
+        handle.set_alpha(1)  # as the eye sees many of them
 
 
 def _numbers(rows: Sequence[Record], name: str) -> Values:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import math
 import sys
 from collections.abc import Callable
@@ -77,6 +78,52 @@ def test_words_stand_in_the_order_of_the_job_with_their_means(output: str) -> No
     assert [segment[0][1] for segment in means] == [42.5, 42.5]
     points = sum(len(collection.get_offsets()) for collection in axes.collections[:-1])
     assert points == 24  # the failed task has no picture
+
+
+def test_long_words_stand_below_each_other(task: MakeTask, make_output: MakeOutput) -> None:
+    prompts = [f"a sword of {metal}, on a white background" for metal in ("gold", "iron", "tin")]
+    tasks = [
+        task(prompt=f"{prompt}, {number}", seed=seed)
+        for number in range(3)
+        for prompt in prompts
+        for seed in range(2)
+    ]
+    output = make_output(tasks, facts=lambda one: {"sharpness": float(one.seed)})
+    axes = axes_of(output, x="prompt", y="sharpness")
+    names = [text.get_text().replace("\n", " ") for text in axes.get_yticklabels()]
+    assert names == sorted({one.prompt for one in tasks})
+    assert axes.get_ylim()[0] > axes.get_ylim()[1]  # the first on top
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("sharpness", "prompt")
+    assert {segment[0][0] for segment in axes.collections[-1].get_segments()} == {0.5}
+    assert overlapping([text.get_window_extent() for text in axes.get_yticklabels()]) == []
+    bars = axes_of(output, x="prompt")
+    assert [patch.get_width() for patch in bars.patches] == [2] * 9
+
+
+def overlapping(boxes: Any) -> list[tuple[Any, Any]]:
+    return [(a, b) for a, b in itertools.pairwise(boxes) if a.overlaps(b)]
+
+
+@pytest.mark.parametrize("words", ["short", "a word that says much more than there is room for"])
+def test_a_legend_takes_no_room_from_the_plot(
+    words: str, task: MakeTask, make_output: MakeOutput
+) -> None:
+    tasks = [
+        task(prompt=f"{words} {number}", seed=seed) for number in range(20) for seed in range(2)
+    ]
+    output = make_output(tasks, facts=lambda one: {"sharpness": float(one.seed)})
+    axes = axes_of(output, x="seed", y="sharpness", hue="prompt")
+    axes.figure.draw_without_rendering()
+    box = axes.get_window_extent()
+    assert box.width > 0.7 * axes.figure.bbox.width
+    assert box.height > 0.7 * 5 * axes.figure.dpi
+    [legend] = [*axes.figure.legends, *filter(None, [axes.get_legend()])]
+    whole = legend.get_window_extent()
+    assert not whole.overlaps(axes.get_tightbbox().shrunk(0.98, 0.98))
+    for one in legend.get_texts():
+        text = one.get_window_extent()
+        assert axes.figure.bbox.x0 <= text.x0 < text.x1 <= axes.figure.bbox.x1
+        assert axes.figure.bbox.y0 <= text.y0 < text.y1 <= axes.figure.bbox.y1
 
 
 def test_without_a_number_pictures_are_counted(output: str) -> None:
