@@ -295,8 +295,8 @@ def _draw_words(
             # Spread evenly, not at random: the same catalog draws the same plot.
             aside = place + (np.arange(len(rows)) * 0.618 % 1 - 0.5) * width * 0.6
             found = _numbers(rows, y)
-            axes.scatter(*((found, aside) if is_turned else (aside, found)), s=12, alpha=0.35, lw=0,
-                         color=one.colour)  # fmt: skip
+            across, up = (found, aside) if is_turned else (aside, found)
+            axes.scatter(across, up, s=12, alpha=0.35, lw=0, color=one.colour)
         seen = [(place, _numbers(rows, y).mean()) for place, rows in zip(places, at, strict=True)
                 if rows]  # fmt: skip
         starts, means = zip(*seen, strict=True)
@@ -334,12 +334,14 @@ def _dress(axes: Axes, *, title: str, where: str | None) -> None:
 
 
 def _name(axes: Axes, across: str, up: str, *, is_turned: bool) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     axes.set_xlabel(across, parse_math=False)
     axes.set_ylabel(up, parse_math=False)
     measured = axes.xaxis if is_turned else axes.yaxis
     measured.grid(visible=True, color="#e4e4e0", lw=0.8)
     if "images" in (across, up):
-        measured.get_major_locator().set_params(integer=True)  # there is no half of an image
+        measured.set_major_locator(MaxNLocator(integer=True))  # there is no half of an image
     for tick in (*axes.get_xticklabels(), *axes.get_yticklabels()):
         tick.set_parse_math(False)
 
@@ -362,7 +364,7 @@ def _explain(axes: Axes, hue: str) -> None:
         _heighten(axes, sum(lines) / columns + 2)
     for text in (legend.get_title(), *legend.get_texts()):
         text.set_parse_math(False)
-    for handle in legend.legend_handles:
+    for handle in filter(None, legend.legend_handles):
         handle.set_alpha(1)  # as the eye sees many of them
 
 

@@ -364,8 +364,8 @@ h2 {{ margin: 2.25rem 0 .75rem; font-size: 1.2rem; }}
 header p, figcaption, .tiles span {{ color: var(--soft); }}
 code {{ font: .92em ui-monospace, monospace; }}
 .tiles {{ display: flex; flex-wrap: wrap; gap: .75rem; margin-top: 1.5rem; }}
-.tiles div {{ flex: 1 1 8.5rem; padding: .8rem 1rem; background: var(--card); border: 1px solid var(--line);
-  border-radius: .5rem; }}
+.tiles div {{ flex: 1 1 8.5rem; padding: .8rem 1rem; background: var(--card);
+  border: 1px solid var(--line); border-radius: .5rem; }}
 .tiles b {{ display: block; font-size: 1.3rem; white-space: nowrap; }}
 .table {{ overflow-x: auto; margin-bottom: 1rem; }}
 table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; }}
