@@ -20,6 +20,7 @@ import pandas as pd
 
 from farm.errors import FarmError, InputError
 from farm.store.files import open_files
+from farm.view.ranges import shortest
 from farm.view.sheet import Table, choose_axes, display, show
 from farm.view.thumbnails import Thumbnails, shrink
 
@@ -46,7 +47,7 @@ class CatalogFrame(pd.DataFrame):
             return pd.DataFrame(self)._repr_html_()  # type: ignore[operator,no-any-return]
         shown = pd.DataFrame(self.head(ROWS))
         columns = _telling(shown)
-        rows = shown[columns].itertuples(index=False, name=None)
+        rows = _legible(shown[columns]).itertuples(index=False, name=None)
         body = "".join(
             f"<tr><td>{_picture(source)}</td>"
             + "".join(f"<td>{_text(_shown(value))}</td>" for value in values)
@@ -73,6 +74,12 @@ def _telling(frame: pd.DataFrame) -> list[str]:
     return [name for name in names if name not in _FOR_PROGRAMS and len(set(texts[name])) > 1]
 
 
+def _legible(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return a frame whose numbers of 32 bits have no digits that were not stored."""
+    single = frame.select_dtypes("float32")
+    return frame.assign(**{name: shortest(single[name].to_numpy()) for name in single.columns})
+
+
 def _picture(source: str) -> str:
     style = f"max-width:{_IN_TABLE}px;max-height:{_IN_TABLE}px"
     return f'<img src="{source}" style="{style}">' if source else ""
@@ -97,7 +104,7 @@ class Gallery:
 
     def _repr_html_(self) -> str:
         figures = []
-        rows = self.frame[list(self.columns)].itertuples(index=False, name=None)
+        rows = _legible(self.frame[list(self.columns)]).itertuples(index=False, name=None)
         for source, values in zip(_sources(self.frame, self.size), rows, strict=True):
             said = "<br>".join(
                 f'<span style="opacity:.6">{_text(display(name))}</span> {_text(_shown(value))}'

@@ -68,6 +68,17 @@ def test_a_frame_shows_the_pictures_of_its_rows(output: str, tasks: list[TaskSpe
     assert pictures(page_of(farm.catalog(output))) == found
 
 
+def test_numbers_have_no_digits_that_were_not_stored(
+    task: MakeTask, make_output: MakeOutput
+) -> None:
+    tasks = [task(prompt="a", seed=seed, guidance_scale=7.125) for seed in range(2)]
+    output = make_output(tasks, facts=lambda one: {"brightness": 0.3 + one.seed / 10})
+    frame = farm.catalog(output).to_pandas()
+    cells = re.findall(r"<td>([^<]*)</td>", page_of(frame[["image_file", "brightness"]]))
+    assert cells == ["0.3", "0.4"]
+    assert "0.3</figcaption>" in page_of(farm.show(frame, columns=["brightness"]))
+
+
 def test_it_still_does_after_filtering_sorting_and_choosing(output: str) -> None:
     frame = farm.catalog(output).to_pandas()
     few = frame[frame["sampler"] == "ddim"].sort_values("seed").head(3)
