@@ -119,6 +119,13 @@ def test_images_of_all_settings_stand_in_the_ranges_of_what_was_measured(
     assert page.inner_text("#counts") == "12 of 24 cells"
 
 
+def test_images_with_a_value_stand_apart_from_those_without(shapes: str, show: Show) -> None:
+    page = show(shapes)
+    page.select_option("#axis-x", "error_kind")
+    page.select_option("#axis-y", "")
+    assert heads(page) == ["bad_output", "none"]
+
+
 def test_a_column_that_is_no_axis_is_none_in_an_address_either(shapes: str, show: Show) -> None:
     page = show(shapes, "#x=finished_at&y=nothing")
     assert page.input_value("#axis-x") == ""

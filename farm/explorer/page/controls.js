@@ -12,7 +12,9 @@
 
   // --- choosing axes ---------------------------------------------------------------------------
 
-  const varies = ({ axis }) => axis !== null && axis.levels.length > 1;
+  /** Whether images can be told apart by a column: also those that have a value from the rest. */
+  const varies = ({ axis }) => axis !== null
+    && (axis.levels.length > 1 || (axis.levels.length === 1 && axis.values.includes(-1)));
 
   function options(chosen, columns, nothing) {
     const groups = new Map();

@@ -156,6 +156,11 @@
     return rest.names;
   };
 
+  /** Whether a column says what came out, as brightness or an error, and not what was asked for. Its
+      values go across all settings: at one of each, hardly one of them would have an image. */
+  const isOutcome = (name) => ["fact", "choice"].includes(farm.column(name).group)
+    && !farm.meta.axes.includes(name);
+
   /** Where a rest axis stands: a level key, or "*". Seeds stand beside each other. */
   farm.at = (name) => {
     const column = farm.column(name);
@@ -163,8 +168,7 @@
     const keys = column.levels.map(farm.levelKey);
     if (asked === "*" || keys.includes(asked)) return asked;
     const used = chosen();
-    // What was measured goes across all settings: at one of each, hardly a range has an image.
-    const isOpen = !used.length || used.some((axis) => farm.column(axis).kind !== "level");
+    const isOpen = !used.length || used.some(isOutcome);
     const all = isOpen || name === "seed" || !keys.length || column.values.includes(-1);
     return all ? "*" : keys[0];
   };
