@@ -17,7 +17,7 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -224,5 +224,8 @@ def _torchscript(component: Component, opset: int, extent: Extent) -> ir.Model:
         )
         model = ir.load(path)
         ir.external_data.load_to_model(model)
-    _name_axes(model, component, extent)
+    # An input that the network never looks at is left out.
+    kept = {value.name for value in model.graph.inputs}
+    inputs = tuple(one for one in component.inputs if one.name in kept)
+    _name_axes(model, replace(component, inputs=inputs), extent)
     return model
