@@ -238,9 +238,13 @@ class Worker:
             self._phase = "idle"
 
     def close(self) -> None:
-        """Give back the pipeline and the threads. What is not committed is given up."""
-        self._writers.shutdown(wait=False, cancel_futures=True)
-        self._committer.shutdown(wait=False, cancel_futures=True)
+        """Give back the pipeline and the threads. What is not committed is given up.
+
+        A commit that has begun is finished, with the images that it waits for: whoever looks at the
+        store afterwards sees it at rest.
+        """
+        self._committer.shutdown(wait=True, cancel_futures=True)
+        self._writers.shutdown(wait=True, cancel_futures=True)
         if self._renderer is not None:
             self._renderer.close()
             self._renderer = None

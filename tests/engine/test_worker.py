@@ -287,3 +287,31 @@ def test_a_picture_that_cannot_be_written_is_a_failed_row(
     [problem] = outcome.failed
     assert (problem.index, problem.kind) == (1, FailureKind.INTERNAL)
     assert "no encoder takes this" in problem.message
+
+
+def test_closing_lets_a_commit_finish_that_has_begun(
+    setup: WorkerSetup, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its images are still being written when the worker is closed, and none of them failed."""
+    has_begun, is_closing = threading.Event(), threading.Event()
+    commit = Worker._commit  # nothing else tells that it waits for images
+
+    def watched(worker: Worker, *args: Any) -> None:
+        has_begun.set()
+        commit(worker, *args)
+
+    def encode_late(pixels: object, settings: object, row: Row) -> bytes:
+        assert is_closing.wait(60)
+        return encode_image(pixels, settings, row)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Worker, "_commit", watched)
+    monkeypatch.setattr("farm.engine.worker.encode_image", encode_late)
+    worker = Worker(setup, name="w1", node="here", threads=1)
+    worker.lease(_chunk("c1", model, *["fine"] * 12))
+    for _ in worker.work():
+        pass
+    assert has_begun.wait(60)
+    is_closing.set()
+    worker.close()
+    status = Store.open(setup.store_url).table(["status"])["status"].to_pylist()
+    assert status == ["rendered"] * 12
