@@ -234,6 +234,17 @@ def test_pictures_are_loaded_a_few_at_a_time_and_all_in_the_end(shapes: str, sho
     )
 
 
+def test_a_long_prompt_hides_no_other_value_of_a_caption(
+    task: MakeTask, make_output: MakeOutput, show: Show
+) -> None:
+    tasks = [task(prompt=f"{LONG} {n}", seed=seed) for n in range(2) for seed in range(2)]
+    page = show(make_output(tasks), "#x=&y=")
+    captions = page.locator(".caption")
+    assert [text.rpartition(" · ")[2] for text in captions.all_inner_texts()] == ["0", "1"] * 2
+    for caption in captions.all():
+        assert caption.evaluate("one => one.scrollHeight <= one.clientHeight")
+
+
 def test_filters_keep_what_they_name(shapes: str, show: Show) -> None:
     page = show(shapes, "#x=&y=")
     page.click("#open-filters")

@@ -303,6 +303,12 @@
     showFocus();
   }
 
+  /** A text with no more than a line below a picture has room for, so that it hides no other. */
+  function shortened(text) {
+    const most = Math.max(12, Math.floor(shape.size / 6.4) - 3);
+    return text.length > most ? `${text.slice(0, most).trimEnd()}…` : text;
+  }
+
   function drawFlow(top, bottom) {
     const first = Math.max(0, Math.floor(top / shape.lineStep));
     const last = Math.min(shape.lines - 1, Math.floor(bottom / shape.lineStep));
@@ -319,7 +325,7 @@
       move(node, place * shape.step, line * shape.lineStep);
       if (shape.caption) {
         node.append(element("span", { class: "caption" }, farm.restAxes().map(
-          (name) => farm.column(name).text(row)).join(" · ")));
+          (name) => shortened(farm.column(name).text(row))).join(" · ")));
       }
       return node;
     });
