@@ -182,6 +182,7 @@ CHANGES = (
     {"x": "sampler"}, {"y": "var_style"}, {"x": "seed", "y": "sampler"}, {"sx": "guidance_scale"},
     {"x": "", "y": "", "sx": "", "sy": ""}, {"x": "seed", "y": "var_subject"},
     {"color": "render_ms"}, {"sort": "-render_ms"}, {"q": "style 3"}, {"q": ""},
+    {"x": "render_ms"}, {"y": "sampler"},
 )  # fmt: skip
 CHANGE = """async (change) => {
   const start = performance.now();

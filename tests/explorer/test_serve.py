@@ -191,6 +191,29 @@ def test_what_is_committed_appears_by_itself(
         page.goto("about:blank")
 
 
+def test_ranges_follow_what_is_measured(
+    task: MakeTask, make_output: MakeOutput, page: Page
+) -> None:
+    tasks = [task(prompt="a", seed=seed) for seed in range(40)]
+
+    def facts(one: TaskSpec) -> dict[str, float]:
+        return {"brightness": one.seed / 40}
+
+    output = make_output(tasks[:2], facts=facts)
+    with served(output) as address:
+        page.goto(f"{address}#x=brightness")
+        ready(page)
+        heads = page.locator(".label.head")
+        assert heads.all_inner_texts() == ["0", "0.025"]
+        make_output(tasks[2:], facts=facts)
+        page.wait_for_function("() => farm.rows === 40")
+        assert heads.all_inner_texts() == [
+            "0 to 0.2", "0.2 to 0.4", "0.4 to 0.6", "0.6 to 0.8", "0.8 to 1"
+        ]  # fmt: skip
+        assert page.inner_text("#counts") == "40 cells"
+        page.goto("about:blank")
+
+
 def test_votes_are_shown_kept_and_there_again(output: str, page: Page) -> None:
     with served(output) as address:
         page.goto(f"{address}#x=&y=")
