@@ -26,7 +26,8 @@ from farm.task import Scalar, task_digest
 from farm.view import paint
 from farm.view.missing import cell_rows
 from farm.view.query import ask, empty_table, read_catalog
-from farm.view.sheet import AXES, MOST_VALUES, Sorting, Table, as_shown, display, file_of, show
+from farm.view.sheet import AXES, MOST_VALUES, Sorting, as_shown, file_of
+from farm.view.table import Table, display, show
 
 _SAMPLED = 100
 """Cells that a condition is tried on: some texts are numbers, and only some can be compared."""

@@ -205,8 +205,11 @@ _LINES_BESIDE = 5
 """A label beside a row is made wider before it takes more lines than this."""
 _RULE = 2
 """Thickness of the line below the label of a group."""
-_MIN_PAGE = 440
-"""A page is at least as wide as this: its title needs the room even over one small picture."""
+_MIN_PAGES = (440, 660, 880, 1100)
+"""A page is at least as wide as one of these, because its header needs the room even over one small
+picture: the first at which that is not a tower."""
+_TALL_HEADER = 0.4
+"""Share of a page's width from which its header is one."""
 
 
 def leading(size: int) -> int:
@@ -393,6 +396,14 @@ def lay_out(grid: Grid, measure: Measure) -> Layout:
     return _Sheet(grid, measure).layout()
 
 
+def size_of(grid: Grid, measure: Measure) -> tuple[int, int]:
+    """Return how wide and high the sheet of `grid` is: what `lay_out` says, without placing tiles.
+
+    A large sheet has a hundred thousand of them.
+    """
+    return _Sheet(grid, measure).place()
+
+
 class Extent(NamedTuple):
     """The sizes, in pixels, that every shape of a sheet is made of; near the truth, not exact."""
 
@@ -442,7 +453,8 @@ class _Sheet:
             down * (grid.tile[1] + grid.strip) + (down - 1) * self.scale.seam,
         )
         self.texts: list[Text] = []
-        self.slots: list[Slot] = []
+        self.cells: list[tuple[Box, int, int]] = []
+        """Where each cell stands, and its row and column."""
         self.rules: list[Box] = []
         self.bar: Box | None = None
         self.group_gap = self.scale.gap + self.scale.label
@@ -483,11 +495,20 @@ class _Sheet:
         return _fit(texts, widest, size=size, tall=tall, ruler=self.labels), widest
 
     def layout(self) -> Layout:
-        """Place everything: the header, and below it block by block."""
+        """Place everything."""
+        width, height = self.place()
+        slots = itertools.chain.from_iterable(itertools.starmap(self._slots, self.cells))
+        return Layout(
+            width=width, height=height, texts=tuple(self.texts), slots=tuple(slots),
+            rules=tuple(self.rules), scale=self.bar,
+        )  # fmt: skip
+
+    def place(self) -> tuple[int, int]:
+        """Place the header, and below it block by block; return width and height of the whole."""
         grid, margin = self.grid, self.scale.margin
         widths = [self.side + self._cells_width(columns) for _, columns in grid.blocks]
         wide = sum(widths) + self.block_gap * (len(widths) - 1) if grid.fold else max(widths)
-        width = max(wide + 2 * margin, _MIN_PAGE)
+        width = self._page_width(wide + 2 * margin)
         self.texts += self._header(width - 2 * margin)
         top = self.texts[-1].box.bottom + self.scale.label
         left, bottom = margin, top
@@ -498,10 +519,7 @@ class _Sheet:
                 left += its_width + self.block_gap
             else:
                 top = end + self.block_gap
-        return Layout(
-            width=width, height=bottom + margin, texts=tuple(self.texts),
-            slots=tuple(self.slots), rules=tuple(self.rules), scale=self.bar,
-        )  # fmt: skip
+        return width, bottom + margin
 
     def _block(self, rows: range, columns: range, *, left: int, top: int, width: int) -> int:
         """Place rows and columns that stand together, with their labels; return where they end."""
@@ -525,7 +543,7 @@ class _Sheet:
             self.texts += self._side(row, left, top, height)
             for column in columns:
                 cell = Box(self._cell_left(cells, column, columns), top, self.cell_width, height)
-                self.slots += self._slots(cell, row, column)
+                self.cells.append((cell, row, column))
             top += height + scale.gap
         return top - scale.gap
 
@@ -538,7 +556,23 @@ class _Sheet:
     def _cells_width(self, columns: range) -> int:
         return self._cell_left(0, columns[-1], columns) + self.cell_width
 
+    def _page_width(self, wide: int) -> int:
+        """Return the width of a page for cells so wide: more if its header were a tower else."""
+        for least in _MIN_PAGES:
+            width = max(wide, least)
+            header = list(self._titles(width - 2 * self.scale.margin))
+            if header[-1].box.bottom <= _TALL_HEADER * width:
+                break
+        return width
+
     def _header(self, width: int) -> Iterator[Text]:
+        titles = list(self._titles(width))
+        yield from titles
+        if self.grid.legend is not None:
+            last = titles[-1]
+            yield from self._legend(self.grid.legend, last.box.bottom + last.size // 4)
+
+    def _titles(self, width: int) -> Iterator[Text]:
         top = self.scale.margin
         lines = [(Style.TITLE, self.scale.title, self.grid.title)]
         lines += [(Style.FACT, self.scale.fact, fact) for fact in self._facts()]
@@ -547,8 +581,6 @@ class _Sheet:
             box = Box(self.scale.margin, top, width, leading(size) * len(wrapped))
             yield Text(box=box, lines=wrapped, size=size, style=style)
             top = box.bottom + size // 4
-        if self.grid.legend is not None:
-            yield from self._legend(self.grid.legend, top)
 
     def _facts(self) -> tuple[str, ...]:
         if self.grid.part is None:

@@ -21,7 +21,8 @@ import pandas as pd
 from farm.errors import FarmError, InputError
 from farm.store.files import open_files
 from farm.view.ranges import shortest
-from farm.view.sheet import Table, choose_axes, display, show
+from farm.view.sheet import choose_axes
+from farm.view.table import Table, display, show
 from farm.view.thumbnails import Thumbnails, shrink
 
 ROWS: Final = 20

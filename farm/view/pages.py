@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import islice
 
-from farm.view.layout import Extent, Grid, Layout, Measure, lay_out, measure_extent, pieces
+from farm.view.layout import Extent, Grid, Layout, Measure, lay_out, measure_extent, pieces, size_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,10 +25,9 @@ class Limits:
     pixels: int
     edge: int
 
-    def hold(self, layout: Layout) -> bool:
-        """Whether a page of this layout is within the limits."""
-        longest = max(layout.width, layout.height)
-        return longest <= self.edge and layout.width * layout.height <= self.pixels
+    def hold(self, width: int, height: int) -> bool:
+        """Whether a page of this size is within the limits."""
+        return max(width, height) <= self.edge and width * height <= self.pixels
 
 
 def paginate(grid: Grid, measure: Measure, limits: Limits) -> tuple[Layout, ...]:
@@ -104,10 +103,10 @@ def _shapes(grid: Grid, measure: Measure, limits: Limits) -> Iterator[Grid]:
 def _cost(shaped: Grid, measure: Measure, limits: Limits) -> float:
     """Return how far the first page is from the best one, and how many there are; 0 is the best."""
     for parts in _partitions(shaped):
-        first = lay_out(next(_numbered(parts)), measure)
-        if limits.hold(first):
+        width, height = size_of(next(_numbered(parts)), measure)
+        if limits.hold(width, height):
             sizes = {(len(rows), len(columns)) for rows, columns in shaped.blocks}
-            cost = abs(math.log(first.width / first.height / _SHAPE)) + _MORE * len(parts)
+            cost = abs(math.log(width / height / _SHAPE)) + _MORE * len(parts)
             return cost + _UNEVEN * (len(sizes) > 1) - _WHOLE * (len(shaped.blocks) == 1)
     return math.inf
 
@@ -168,7 +167,7 @@ def _partitions(grid: Grid) -> Iterator[list[Grid]]:
 def _can_be_cut(grid: Grid, measure: Measure, limits: Limits) -> bool:
     """Whether the smallest page that a shaped grid is cut into is within the limits."""
     rows, columns = grid.fold or 1, grid.wrap or len(grid.columns)
-    return limits.hold(lay_out(grid.crop(range(rows), range(columns)), measure))
+    return limits.hold(*size_of(grid.crop(range(rows), range(columns)), measure))
 
 
 def _span(blocks: Sequence[range], part: range) -> range:
@@ -194,13 +193,10 @@ def _cuts(count: int) -> Iterator[list[range]]:
 
 def _lay_out_all(parts: Sequence[Grid], measure: Measure, limits: Limits) -> list[Layout] | None:
     """Return the layouts of all parts, or None once one is too large."""
-    pages = []
-    for part in _numbered(parts):
-        page = lay_out(part, measure)
-        if not limits.hold(page):
-            return None
-        pages.append(page)
-    return pages
+    numbered = list(_numbered(parts))
+    if all(limits.hold(*size_of(part, measure)) for part in numbered):
+        return [lay_out(part, measure) for part in numbered]
+    return None
 
 
 def _numbered(parts: Sequence[Grid]) -> Iterator[Grid]:

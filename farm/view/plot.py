@@ -29,7 +29,7 @@ from farm.errors import InputError, MissingLibraryError
 from farm.store import Store
 from farm.store.layout import SHEETS
 from farm.view.publish import publish
-from farm.view.sheet import Record, Table, display, show
+from farm.view.table import Record, Table, display, show
 from farm.view.typeface import system_font_files
 
 if TYPE_CHECKING:

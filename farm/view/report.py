@@ -30,15 +30,8 @@ from farm.view import status as states
 from farm.view.missing import MISSING
 from farm.view.publish import publish
 from farm.view.query import VIEWS, ask, show_value
-from farm.view.sheet import (
-    Record,
-    Table,
-    choose_axes,
-    display,
-    make_sheet,
-    show,
-    show_number,
-)
+from farm.view.sheet import choose_axes, make_sheet
+from farm.view.table import Record, Table, display, show, show_number
 from farm.view.thumbnails import Thumbnails
 from farm.view.words import clock_time, count, data_size, rate
 

@@ -19,43 +19,45 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import pyarrow as pa
 from PIL import Image
 
-from farm.errors import InputError, suggest
+from farm.errors import InputError, StoreError, suggest
 from farm.manifest.job import VAR_PREFIX, SheetSettings
 from farm.store import Store
-from farm.store.files import open_files
+from farm.store.files import Files, open_files
 from farm.store.layout import SHEETS
 from farm.task import FIELDS, Scalar
 from farm.view import layout, paint
 from farm.view.layout import Grid, Group, Layout, Legend
-from farm.view.missing import MISSING, compare_with_job
-from farm.view.orders import Orders, sort_key
+from farm.view.missing import MISSING
+from farm.view.orders import sort_key
 from farm.view.pages import Limits, columns_of_page, paginate
 from farm.view.publish import publish
-from farm.view.query import ask, read_catalog, resolve_column
-from farm.view.ranges import divide
-from farm.view.thumbnails import SIZES, Thumbnails
+from farm.view.table import NUMBERS, Record, Table, display, show, show_number
+from farm.view.thumbnails import SIZES, THREADS, Thumbnails
 from farm.view.typeface import measure
+from farm.view.words import count
 
 if TYPE_CHECKING:
     import pandas as pd
-
-Record: TypeAlias = "dict[str, Any]"
-"""One row of the table: column -> value."""
 
 _NATURAL_EDGE = 512
 """Pictures are shown pixel for pixel up to this size, and reduced to it beyond."""
 _MOST_TILES = 16
 """If a cell would hold more pictures than this, what varies most gets pages of its own."""
+_DELETED = "deleted"
+"""What becomes of an image whose file is gone, and the mark of its row."""
+_BATCH = 64
+"""Images that one thread looks for before it takes the next."""
+_MOST_FILES = 1000
+"""A sheet of more pages goes into one file."""
 MOST_VALUES = 1000
 """An axis with more values than this is no sheet any more."""
 _WORTH_A_THUMBNAIL = 1.5
@@ -89,17 +91,24 @@ def make_sheet(
     store = Store.open(output)
     target = _Target.of(store, chosen, out)
     limits = paint.limits_of(target.suffix, pixels=max_pixels)
-    table = Table.read(store, where=chosen.where)
+    table = Table.read(store, where=chosen.where, asked=_asked(chosen))
     if not table.rows:
         raise _nothing(chosen, where=output, hint=f"farm status {output}")
     files = open_files(store.url)
-    source = _Source(read=files.get, thumbnails=Thumbnails(files))
+    source = _Source(read=files.get, exists=files.exists, thumbnails=Thumbnails(files))
+    source.mark_deleted(table.rows)
     theme = paint.theme_of(chosen.theme)
     parts = [
         (one, part)
         for one in _arrange(table, chosen, limits)
         for part in paginate(one.grid, measure, limits)
     ]
+    if len(parts) > _MOST_FILES and not paint.holds_pages(target.suffix):
+        raise InputError(
+            f"this sheet has {len(parts):,} pages, and would be as many files",
+            hint=f"-o {target.stem}.pdf holds all pages; --where chooses some pictures, "
+            "--tile 64 makes them smaller",
+        )
     return target.write(
         len(parts),
         (paint.paint(part, one.contents(source, part), theme) for one, part in parts),
@@ -118,7 +127,8 @@ def draw_sheet(frame: pd.DataFrame, settings: SheetSettings) -> Image.Image:
     table = Table.of_frame(frame, where=settings.where)
     if not table.rows:
         raise _nothing(settings, where="this table", hint=None)
-    source = _Source(read=_read_anywhere, column="image_file")
+    source = _Source(read=_read_anywhere, exists=_exists_anywhere, column="image_file")
+    source.mark_deleted(table.rows)
     sheets = list(_arrange(table, settings, _PICTURE))
     if len(sheets) > 1:
         raise InputError(
@@ -135,137 +145,17 @@ def draw_sheet(frame: pd.DataFrame, settings: SheetSettings) -> Image.Image:
     return paint.paint(whole, one.contents(source, whole), paint.theme_of(settings.theme))
 
 
+def _asked(settings: SheetSettings) -> list[str]:
+    """Return the columns that settings name, in their spelling."""
+    sort = (settings.sort or "").strip().partition(" ")[0]
+    against = (settings.diff_against or "").partition("=")[0].strip()
+    named = [*(getattr(settings, name) for name in AXES), settings.score, sort, against]
+    return [name for name in named if name]
+
+
 def _nothing(settings: SheetSettings, *, where: str, hint: str | None) -> InputError:
     asked = f" where {settings.where}" if settings.where else ""
     return InputError(f"there is nothing to show{asked}", where=where, hint=hint)
-
-
-# --- the table ----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Table:
-    """Every cell there is something to say about, and what the job knows of its columns."""
-
-    title: str
-    arrow: pa.Table
-    """The rows once more, to ask questions of."""
-    rows: list[Record]
-    columns: tuple[str, ...]
-    order: tuple[str, ...]
-    """Columns that may become axes, the slowest of the job first."""
-    orders: Orders
-    unseen: int = 0
-    """Cells still to do that are not among the rows, because there are too many."""
-    ranges: dict[str, list[str]] = field(default_factory=dict)
-    """Columns that were divided into ranges, with their labels in order."""
-
-    @classmethod
-    def read(cls, store: Store, *, where: str | None) -> Table:
-        """Return the table of an output."""
-        found = compare_with_job(read_catalog(store).table, store.last_job())
-        orders = Orders(found.space, store.earlier_jobs())
-        catalog = found.table
-        names = list(dict.fromkeys(catalog["job"].to_pylist()))
-        title = _SEPARATOR.join(names) if 0 < len(names) <= _MOST_NAMES else Path(store.url).name
-        return cls.of_catalog(
-            catalog,
-            where=where,
-            title=title,
-            orders=orders,
-            axes=tuple(found.space.axes) if found.space else (),
-            unseen=found.unseen,
-        )
-
-    @classmethod
-    def of_frame(cls, frame: pd.DataFrame, *, where: str | None) -> Table:
-        """Return the table of a frame: every row with an image, and failures."""
-        table = pa.Table.from_pandas(frame, preserve_index=False)
-        if "image_file" not in table.column_names:
-            raise InputError(
-                "this table has no column 'image_file', which says where the images are",
-                hint="take it along, as farm.catalog(...).to_pandas() has it",
-            )
-        names = list(dict.fromkeys(table["job"].to_pylist())) if "job" in frame.columns else []
-        title = _SEPARATOR.join(map(str, names)) if 0 < len(names) <= _MOST_NAMES else "images"
-        made = cls.of_catalog(table, where=where, title=title)
-        for row in made.rows:
-            row.setdefault("status", "rendered" if row["image_file"] else MISSING)
-        return made
-
-    @classmethod
-    def of_catalog(
-        cls,
-        table: pa.Table,
-        *,
-        where: str | None = None,
-        title: str = "",
-        orders: Orders | None = None,
-        axes: tuple[str, ...] = (),
-        unseen: int = 0,
-    ) -> Table:
-        """Return the table of a catalog at hand; `axes` are its job's, the slowest first."""
-        kept = ask(table, where=where) if where else table
-        names = table.column_names
-        listed = [name for name in axes if name in names]
-        variables = [name for name in names if name.startswith(VAR_PREFIX)]
-        order = dict.fromkeys([*listed, *variables, *FIELDS])
-        return cls(
-            title=title,
-            arrow=kept,
-            rows=kept.to_pylist(),
-            columns=tuple(names),
-            order=tuple(name for name in order if name in names),
-            orders=orders or Orders(None),
-            unseen=unseen,
-        )
-
-    def resolve(self, name: str | None) -> str | None:
-        """Return the column that a user means by `name`."""
-        return None if name is None else resolve_column(name, self.columns)
-
-    def require_numbers(self, column: str) -> None:
-        """Refuse a column that holds no numbers.
-
-        Raises:
-            InputError: it is of another type.
-        """
-        kind = self.arrow[column].type
-        if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_null(kind)):
-            raise InputError(f"'{display(column)}' is no column of numbers", hint=_NUMBERS)
-
-    def axis(self, name: str | None) -> str | None:
-        """Return the column to lay out by: the one that is meant, or ranges of what it measures."""
-        column = self.resolve(name)
-        if column is None or column in FIELDS or column.startswith(VAR_PREFIX):
-            return column
-        values = [row[column] for row in self.rows]
-        if not all(isinstance(value, float | None) for value in values):
-            return column
-        numbers = np.array(values, np.float64)
-        parts = divide(numbers)
-        if parts.are_single:
-            return column
-        divided = f"{column} {_RANGED}"
-        if divided not in self.ranges:
-            self.ranges[divided] = list(parts.labels)
-            for row, place in zip(self.rows, parts.places(numbers).tolist(), strict=True):
-                row[divided] = None if place < 0 else parts.labels[place]
-        return divided
-
-    def levels(self, name: str) -> list[Scalar]:
-        """Return the values of a column in the order of the jobs, or of its ranges."""
-        present = {row[name] for row in self.rows}
-        if name in self.ranges:
-            known = [value for value in self.ranges[name] if value in present]
-            return [*known, *present.difference(known)]
-        return self.orders.levels(name, present)
-
-
-_RANGED = "in ranges"
-_SEPARATOR = " + "
-_MOST_NAMES = 3
-"""A sheet of more jobs than this is titled by its output."""
 
 
 # --- axes ---------------------------------------------------------------------------------------
@@ -351,7 +241,7 @@ def choose_axes(
     if y is None and not alone:
         y = take([name for name in seeds if name in free], count.__getitem__)
     found = Axes(x=x, y=y, page=None, super_x=super_x, super_y=super_y, inside=tuple(free))
-    if page is None and _slots(rows, found) > _MOST_TILES:
+    if page is None and max(_filled(rows, found).values(), default=0) > _MOST_TILES:
         page = take(settings or [name for name in free if name not in fitting], count.__getitem__)
     return dataclasses.replace(found, page=page, inside=tuple(free))
 
@@ -371,14 +261,19 @@ def _independent(rows: Sequence[Record], order: Sequence[str], given: Sequence[s
     return found
 
 
+def _state(row: Record) -> str:
+    """Return what there is of a cell: its status, or that its image was deleted."""
+    return _DELETED if row.get(_DELETED) else str(row["status"])
+
+
 def _values(row: Record, names: Iterable[str]) -> tuple[Any, ...]:
     return tuple(row[name] for name in names)
 
 
-def _slots(rows: Sequence[Record], axes: Axes) -> int:
-    """Return the most rows that share a cell."""
+def _filled(rows: Sequence[Record], axes: Axes) -> Counter[tuple[Any, ...]]:
+    """Return how many rows share each cell; empty ones do not count."""
     names = [name for name in axes.every if name not in axes.inside]
-    return max(Counter(_values(row, names) for row in rows).values(), default=0)
+    return Counter(_values(row, names) for row in rows)
 
 
 # --- what a slot shows --------------------------------------------------------------------------
@@ -390,8 +285,23 @@ class _Source:
 
     read: Callable[[str], bytes]
     """Returns an image's bytes by what stands in `column`."""
+    exists: Callable[[str], bool]
     column: str = "image_path"
     thumbnails: Thumbnails | None = None
+
+    def mark_deleted(self, records: Iterable[Record]) -> None:
+        """Mark the records of images whose files are gone."""
+
+        def mark(some: Sequence[Record]) -> None:
+            for record in some:
+                with contextlib.suppress(StoreError):  # whether it can be read, shows when it is
+                    if not self.exists(record[self.column]):
+                        record[_DELETED] = True
+
+        rendered = (record for record in records if record["status"] == "rendered")
+        with ThreadPoolExecutor(THREADS) as pool:
+            for _ in pool.map(mark, iter(lambda: list(itertools.islice(rendered, _BATCH)), [])):
+                pass
 
     def reader(self, record: Record, tile: tuple[int, int]) -> paint.Read:
         """Return what reads the picture of a record, from a thumbnail if that is enough."""
@@ -405,8 +315,19 @@ class _Source:
 
 def _read_anywhere(place: str) -> bytes:
     """Return the bytes of a file at a path or URL."""
-    folder, _, name = place.replace("\\", "/").rpartition("/")
-    return open_files(folder or ".").get(name)
+    return _files_of(place).get(_name_of(place))
+
+
+def _exists_anywhere(place: str) -> bool:
+    return _files_of(place).exists(_name_of(place))
+
+
+def _files_of(place: str) -> Files:
+    return open_files(place.replace("\\", "/").rpartition("/")[0] or ".")
+
+
+def _name_of(place: str) -> str:
+    return place.replace("\\", "/").rpartition("/")[2]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -428,9 +349,9 @@ class _Scores:
         if column is None:
             return None
         table.require_numbers(column)
-        found = [row[column] for row in table.rows if row[column] is not None]
+        found = [value for value in table.values(column) if isinstance(value, int | float)]
         if not found:
-            raise InputError(f"'{display(column)}' has no values here", hint=_NUMBERS)
+            raise InputError(f"'{display(column)}' has no values here", hint=NUMBERS)
         finite = [float(one) for one in found if math.isfinite(one)]
         return cls(name=column, low=min(finite, default=0.0), high=max(finite, default=0.0))
 
@@ -440,18 +361,15 @@ class _Scores:
         if value is None or not math.isfinite(value):
             return None
         span = self.high - self.low
-        return paint.Score(text=_brief(value), share=(value - self.low) / span if span else 0.5)
+        return paint.Score(
+            text=show_number(value), share=(value - self.low) / span if span else 0.5
+        )
 
     def legend(self) -> Legend:
         """Return what explains the colours."""
-        return Legend(name=display(self.name), low=_brief(self.low), high=_brief(self.high))
-
-
-_NUMBERS = "a score is a number, such as sharpness, render_ms or guidance_scale"
-
-
-def _brief(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"  # noqa: PLR2004
+        return Legend(
+            name=display(self.name), low=show_number(self.low), high=show_number(self.high)
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -501,7 +419,7 @@ class _Difference:
             references={
                 _values(row, others): row
                 for row in table.rows
-                if row[column] == known[wanted] and row["status"] == "rendered"
+                if row[column] == known[wanted] and _state(row) == "rendered"
             },
         )
 
@@ -562,7 +480,7 @@ class _One:
     def _content(
         self, source: _Source, record: Record, tile: tuple[int, int]
     ) -> paint.Picture | paint.Missing:
-        match record["status"]:
+        match _state(record):
             case "rendered":
                 score = self.scores.score(record) if self.scores else None
                 if self.difference is None or record[self.difference.name] == self.difference.value:
@@ -579,6 +497,10 @@ class _One:
                 kind = str(record.get("error_kind") or "failed").replace("_", " ")
                 reason = record.get("error_message") or ""
                 return paint.Missing(headline=kind, reason=reason, is_failure=True)
+            case status if status == _DELETED:
+                return paint.Missing(
+                    headline="image missing", reason="its file is gone", is_failure=True
+                )
             case _:
                 return paint.Missing(headline="to do")
 
@@ -612,20 +534,47 @@ def _arrange(table: Table, settings: SheetSettings, limits: Limits) -> Iterator[
         difference=difference,
         unseen=table.unseen,
     )
-    for value in table.levels(axes.page) if axes.page else [None]:
-        shown = [row for row in rows if not axes.page or row[axes.page] == value]
-        page = f" · {display(axes.page)} {show(value)}" if axes.page else ""
+    for page, shown in _by_page(table, rows, axes.page):
+        its_style = style.on(page)
         if axes.across or axes.down:
-            yield _matrix(table, axes, inside_cells, rows=shown, style=style, page=page)
+            yield _matrix(table, axes, inside_cells, rows=shown, style=its_style)
         else:
             yield _gallery(
                 shown,
                 inside_cells,
-                style=style,
-                page=page,
+                style=its_style,
                 sorting=sorting,
                 most=columns_of_page(size, limits),
             )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Page:
+    """A value of the page axis."""
+
+    name: str
+    value: str
+    number: int
+    of: int
+
+
+_MOST_TITLE = 60
+"""Characters of a value that still stand in a title; a longer one has a line below it."""
+
+
+def _by_page(
+    table: Table, rows: Sequence[Record], name: str | None
+) -> Iterator[tuple[_Page | None, Sequence[Record]]]:
+    """Yield the rows of each value of the page axis, in its order."""
+    if name is None:
+        yield None, rows
+        return
+    held: dict[Scalar, list[Record]] = {value: [] for value in table.levels(name)}
+    for row in rows:
+        held[row[name]].append(row)
+    for number, (value, shown) in enumerate(held.items(), 1):
+        page = _Page(name=display(name), value=show(value), number=number, of=len(held))
+        yield page, shown
 
 
 def _require_few_values(table: Table, axes: Axes) -> None:
@@ -652,20 +601,31 @@ class _Style:
     difference: _Difference | None
     unseen: int
 
+    def on(self, page: _Page | None) -> _Style:
+        """Return the style of one page, whose value is in the title, or below it if it is long."""
+        if page is None:
+            return self
+        if len(page.value) <= _MOST_TITLE:
+            return dataclasses.replace(self, title=f"{self.title} · {page.name} {page.value}")
+        return dataclasses.replace(
+            self,
+            title=f"{self.title} · {page.name} {page.number} of {page.of}",
+            facts=(f"{page.name}: {page.value}", *self.facts),
+        )
+
     def sheet(
         self,
         shown: Sequence[Record],
         /,
         *,
-        page: str,
         records: Mapping[tuple[int, int, int], Record],
         **places: Any,  # noqa: ANN401 - what a Grid has besides
     ) -> _One:
         """Return one sheet: what is common, and the places of its pictures."""
         return _One(
             grid=Grid(
-                title=self.title + page,
-                facts=(*self.facts, _count(shown, self.unseen)),
+                title=self.title,
+                facts=(*self.facts, _count(records.values(), of=len(shown), unseen=self.unseen)),
                 tile=self.tile,
                 strip=self.strip,
                 legend=self.scores.legend() if self.scores else None,
@@ -684,13 +644,11 @@ def _matrix(
     *,
     rows: Sequence[Record],
     style: _Style,
-    page: str,
 ) -> _One:
     """Return a sheet of rows and columns."""
     across, down = _lines(table, rows, axes.across), _lines(table, rows, axes.down)
     return style.sheet(
         rows,
-        page=page,
         records=_place(rows, axes, inside, rows_at=down, columns_at=across),
         x_name=display(axes.x) if axes.x else "",
         y_name=display(axes.y) if axes.y else "",
@@ -778,10 +736,12 @@ class _Inside:
     def of(cls, table: Table, axes: Axes, *, is_sorted: bool) -> _Inside:
         levels = tuple(tuple(table.levels(name)) for name in axes.inside)
         combinations = _lines(table, table.rows, axes.inside)
-        most = _slots(table.rows, axes)
-        # A sampled or zipped matrix has many combinations and few of them in any one cell: a slot
-        # for each would be mostly holes.
-        is_fixed = len(combinations) <= 2 * most and not is_sorted
+        filled = _filled(table.rows, axes)
+        most = max(filled.values(), default=0)
+        # Of a sampled or zipped matrix, or on an axis of ranges, a cell holds few of the many
+        # combinations: a slot for each would be mostly holes.
+        is_dense = 2 * len(table.rows) >= len(combinations) * len(filled)
+        is_fixed = len(combinations) <= 2 * most and is_dense and not is_sorted
         return cls(
             names=axes.inside,
             levels=levels,
@@ -848,15 +808,15 @@ def _place(
         cell = (down[_values(row, axes.down)], across[_values(row, axes.across)])
         slot = (*cell, rank[inside.key(row)] if inside.is_fixed else filled[cell])
         filled[cell] += 1
-        # Rows that no column of the sheet tells apart share a slot: a picture goes before a
-        # failure, and a failure before a task that is still to do.
+        # Rows that no column of the sheet tells apart share a slot: a picture goes before one that
+        # is gone, that before a failure, and a failure before a task that is still to do.
         if slot not in placed or _rank(row) < _rank(placed[slot]):
             placed[slot] = row
     return placed
 
 
 def _rank(row: Record) -> int:
-    return ("rendered", "failed", MISSING).index(row["status"])
+    return ("rendered", _DELETED, "failed", MISSING).index(_state(row))
 
 
 def _gallery(
@@ -864,7 +824,6 @@ def _gallery(
     inside: _Inside,
     *,
     style: _Style,
-    page: str,
     sorting: Sorting | None,
     most: int,
 ) -> _One:
@@ -885,7 +844,6 @@ def _gallery(
     captions += [""] * (across * down - len(ordered))
     return style.sheet(
         rows,
-        page=page,
         records={(*divmod(place, across), 0): row for place, row in enumerate(ordered)},
         x_name=", ".join(map(display, inside.names)),
         columns=("",) * across,
@@ -904,29 +862,6 @@ def _tile_size(rows: Sequence[Record], tile: int | None) -> tuple[int, int]:
 
 
 # --- words --------------------------------------------------------------------------------------
-
-
-def display(name: str) -> str:
-    """Return a column's name as a label: a template variable without its prefix."""
-    return name.removeprefix(VAR_PREFIX).removesuffix(f" {_RANGED}")
-
-
-def show(value: object) -> str:
-    """Return a value as a label: numbers without needless digits, and never nothing."""
-    match value:
-        case None:
-            return "none"
-        case float():
-            return f"{value:.10g}"
-        case str():
-            return value.strip() or "(empty)"
-        case _:
-            return str(value)
-
-
-def show_number(value: object) -> str:
-    """Return a measured value with as many digits as one compares."""
-    return _brief(value) if isinstance(value, float) else show(value)
 
 
 _TIMES = "\N{MULTIPLICATION SIGN}"
@@ -954,7 +889,7 @@ def _facts(table: Table, axes: Axes, inside: _Inside) -> tuple[str, ...]:
     shared: dict[str, Any] = {}
     variables = [name for name in table.columns if name.startswith(VAR_PREFIX)]
     for name in (*FIELDS, *variables):
-        values = {row.get(name) for row in table.rows}
+        values = table.values(name) if name in table.columns else set()
         if name in _USED:
             values -= {None}
         if name != "dtype" and len(values) == 1 and not values <= _UNSAID | {None}:
@@ -980,11 +915,13 @@ def _facts(table: Table, axes: Axes, inside: _Inside) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def _count(rows: Sequence[Record], unseen: int) -> str:
-    numbers = Counter(row["status"] for row in rows)
-    parts = [f"{numbers['rendered']:,} image" + ("" if numbers["rendered"] == 1 else "s")]
-    if numbers["failed"]:
-        parts.append(f"{numbers['failed']:,} failed")
+def _count(shown: Collection[Record], *, of: int, unseen: int) -> str:
+    """Return how many pictures are shown, and of how many cells there is none, and why."""
+    numbers = Counter(map(_state, shown))
+    parts = [count(numbers["rendered"], "image")]
+    parts += [f"{numbers[status]:,} {status}" for status in (_DELETED, "failed") if numbers[status]]
+    if hidden := of - len(shown):
+        parts.append(f"{hidden:,} of the same settings not shown")
     if to_do := numbers[MISSING] + unseen:
         parts.append(f"{to_do:,} not rendered yet")
     return " · ".join(parts)

@@ -16,7 +16,7 @@ import farm
 from farm import grid, manifest
 from farm.store import Store, StoredImage
 from farm.task import TaskSpec, task_digest, task_id
-from farm.view.sheet import Table
+from farm.view.table import Table
 from tests.explorer.conftest import JOB, ready
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from farm.errors import InputError, MissingLibraryError, OutputError
 from farm.store import Store
 from farm.task import TaskSpec
 from farm.view.plot import PlotSettings, draw_plot, make_plot
-from farm.view.sheet import Table
+from farm.view.table import Table
 
 MakeTask = Callable[..., TaskSpec]
 MakeOutput = Callable[..., str]

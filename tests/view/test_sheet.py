@@ -15,10 +15,14 @@ from farm.errors import InputError, OutputError
 from farm.manifest import SheetSettings
 from farm.store import Store
 from farm.store.files import open_files
+from farm.store.votes import Vote, VoteKind
 from farm.task import TaskSpec, task_digest, task_id
+from farm.view import paint
 from farm.view import sheet as sheets
+from farm.view.layout import Layout, Style
 from farm.view.query import catalog
-from farm.view.sheet import choose_axes, show
+from farm.view.sheet import choose_axes
+from farm.view.table import Table, show
 
 MakeTask = Callable[..., TaskSpec]
 MakeOutput = Callable[..., str]
@@ -219,7 +223,7 @@ def test_values_of_earlier_jobs_stand_in_the_order_of_their_job(
     [file] = make_sheet(output, x="size", out=tmp_path / "s.png")
     places = {size: place_of(one, read(file)) for size, one in tasks.items()}
     assert sorted(places, key=lambda size: places[size] or (0, 0)) == ["tiny", *sizes[:3]]
-    table = sheets.Table.read(Store.open(output), where=None)
+    table = Table.read(Store.open(output), where=None)
     assert {row["var_size"] for row in table.rows} == set(sizes)
 
 
@@ -482,6 +486,107 @@ def test_an_image_that_was_deleted_is_hatched(
     assert red > green + 5
     for one in assets.values():
         assert one is gone or place_of(one, read(after)) == place_of(one, read(before))
+
+
+@pytest.fixture
+def header(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[list[str]]]:
+    """Makes a sheet and returns the lines above its pictures, page by page."""
+    drawn: list[list[str]] = []
+    draw = paint.paint
+
+    def listen(layout: Layout, *rest: Any) -> Image.Image:
+        kinds = (Style.TITLE, Style.FACT)
+        drawn.append([" ".join(text.lines) for text in layout.texts if text.style in kinds])
+        return draw(layout, *rest)
+
+    monkeypatch.setattr(paint, "paint", listen)
+
+    def told(output: str, out: Path, **settings: Any) -> list[list[str]]:
+        drawn.clear()
+        make_sheet(output, out=out, **settings)
+        return list(drawn)
+
+    return told
+
+
+def test_the_header_counts_what_is_shown_and_what_is_not(
+    assets: Assets,
+    make_output: MakeOutput,
+    header: Callable[..., list[list[str]]],
+    tmp_path: Path,
+) -> None:
+    broken, undone = assets["axe", "ddim", 3], assets["sword", "euler", 2]
+    done = [one for one in assets.values() if one not in (broken, undone)]
+    output = make_output(done, failed={broken: "the picture is black"}, job=JOB)
+    frame = catalog(output).to_pandas()
+    for place in frame[frame["seed"] == 1]["image_file"][:3]:
+        Path(place).unlink()
+    [[_, *facts]] = header(output, tmp_path / "s.png", x="sampler", y="subject")
+    assert facts[-1] == "7 images · 3 deleted · 1 failed · 1 not rendered yet"
+    [[_, *facts]] = header(output, tmp_path / "s.png", where="seed = 1")
+    assert facts[-1] == "1 image · 3 deleted"
+    assert header(output, tmp_path / "s.png", x="status")  # a column as any other
+
+
+def test_pictures_of_the_same_settings_are_counted_apart(
+    task: MakeTask, make_output: MakeOutput, header: Callable[..., list[list[str]]], tmp_path: Path
+) -> None:
+    """The catalog keeps the number type that was used, and two tasks may have come to one."""
+    one, other = task(seed=1), task(seed=1, dtype="float32")
+    [[_, *facts]] = header(make_output([one, other]), tmp_path / "s.png", x="seed")
+    assert facts[-1] == "1 image · 1 of the same settings not shown"
+
+
+def test_a_long_value_of_a_page_stands_below_the_title(
+    task: MakeTask, make_output: MakeOutput, header: Callable[..., list[list[str]]], tmp_path: Path
+) -> None:
+    long = "a lighthouse on a cliff at dusk, " * 9
+    prompts = ["a cat", long.strip() + " 1", long.strip() + " 2"]
+    tasks = [task(prompt=prompt, seed=seed) for prompt in prompts for seed in (1, 2)]
+    output = make_output(tasks)
+    pages = header(output, tmp_path / "s.png", page="prompt", x="seed")
+    assert [title for title, *_ in pages] == [
+        "assets · prompt a cat",
+        "assets · prompt 2 of 3",
+        "assets · prompt 3 of 3",
+    ]
+    assert [facts[0] for _, *facts in pages[1:]] == [f"prompt: {prompt}" for prompt in prompts[1:]]
+
+
+def test_a_thousand_files_are_enough(
+    make_output: MakeOutput, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    job = "name: j\nbackend: pattern\nmatrix:\n  sampler: [euler, ddim]\n  seed: 1..1001\n"
+    output = make_output([], job=job)
+    with pytest.raises(InputError, match=r"1,001 pages.*[\s\S]*-o s.pdf holds all pages"):
+        make_sheet(output, page="seed", out=tmp_path / "s.png")
+    assert not list(tmp_path.glob("*.png"))
+    monkeypatch.setattr(sheets, "_MOST_FILES", 1)
+    small = make_output([], job=job.replace("1001", "2"), name="small")
+    assert make_sheet(small, page="seed", out=tmp_path / "s.pdf")
+
+
+def test_an_axis_of_lists_is_an_axis_of_texts(
+    assets: Assets, make_output: MakeOutput, tmp_path: Path
+) -> None:
+    output = make_output(assets.values(), job=JOB)
+    tagged = assets["axe", "ddim", 2]
+    vote = Vote(kind=VoteKind.TAGS, task_id=task_id(tagged), value=("sharp", "red"), rater="r")
+    Store.open(output).vote([vote])
+    [file] = make_sheet(output, x="tags", y="subject", out=tmp_path / "s.png")
+    assert all(place_of(task, read(file)) for task in assets.values())
+
+
+def test_ranges_leave_no_slots_for_what_is_in_others(
+    task: MakeTask, make_output: MakeOutput, header: Callable[..., list[list[str]]], tmp_path: Path
+) -> None:
+    """Half of the seeds are equally bright: a cell holds eight of sixteen, or one."""
+    tasks = [task(seed=seed, sampler=name) for seed in range(16) for name in ("euler", "ddim")]
+    output = make_output(tasks, facts=lambda one: {"brightness": max(8, one.seed) / 16 + 0.001})
+    out = tmp_path / "s.png"
+    [[_, *facts]] = header(output, out, x="brightness", y="sampler")
+    assert "in each cell: different seed" in facts
+    assert all(place_of(one, read(str(out))) for one in tasks)
 
 
 def test_pictures_of_several_sizes_share_a_sheet(
