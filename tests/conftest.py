@@ -21,6 +21,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.xdist_group("ray"))
 
 
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Refuse to run groups that would not stay together: nothing else says so, all is only slow."""
+    if not hasattr(session.config, "workerinput") or not session.config.option.loadgroup:
+        return
+    for item in session.items:
+        if item.get_closest_marker("xdist_group") and "@" not in item.nodeid:
+            raise pytest.UsageError("this pytest-xdist does not group the tests of this pytest")
+
+
 @pytest.fixture(scope="session")
 def ray_cluster() -> Iterator[None]:
     """Connect this process to a Ray of its own: two CPUs, no dashboard, nothing said."""
