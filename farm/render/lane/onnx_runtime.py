@@ -235,8 +235,8 @@ def open_session(
     if threads is not None:
         options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    # A plan of memory is kept for every number of rows, and a lane's varies: a third more memory for
-    # no time gained. DirectML takes none at all.
+    # A plan of memory is kept for every number of rows, and a lane's varies: a third more memory
+    # for no time gained. DirectML takes none at all.
     options.enable_mem_pattern = cuda_graph
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     chain: list[tuple[str, dict[str, str]]] = []
