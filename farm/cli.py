@@ -310,16 +310,29 @@ def query(
 def sheet(
     output: Output,
     *,
-    x: Annotated[str | None, typer.Option("--x", help="Column of the catalog across.")] = None,
-    y: Annotated[str | None, typer.Option("--y", help="Column of the catalog down.")] = None,
-    page: Annotated[str | None, typer.Option(help="One page for each value of it.")] = None,
-    super_x: Annotated[str | None, typer.Option(help="Groups the columns.")] = None,
-    super_y: Annotated[str | None, typer.Option(help="Groups the rows.")] = None,
+    x: Annotated[
+        str | None,
+        typer.Option("--x", metavar="COLUMN", help="Column across; by default chosen."),
+    ] = None,
+    y: Annotated[
+        str | None,
+        typer.Option("--y", metavar="COLUMN", help="Column down; by default chosen."),
+    ] = None,
+    page: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="A sheet for each of its values.")
+    ] = None,
+    super_x: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Groups what stands across.")
+    ] = None,
+    super_y: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Groups what stands down.")
+    ] = None,
     where: Where = None,
     sort: Annotated[
         str | None,
         typer.Option(
-            help="Order of pictures: a column, or 'COLUMN desc'. Without axes, one ranking of all."
+            metavar="COLUMN [desc]",
+            help="Order of the pictures in a cell; without axes, one ranking of all.",
         ),
     ] = None,
     diff_against: Annotated[
@@ -329,7 +342,8 @@ def sheet(
         ),
     ] = None,
     score: Annotated[
-        str | None, typer.Option(help="Colour a strip below each picture by this column.")
+        str | None,
+        typer.Option(metavar="COLUMN", help="Colour a strip below each picture by its number."),
     ] = None,
     dark: Annotated[bool, typer.Option("--dark", help="Light type on a dark page.")] = False,
     tile: Annotated[
@@ -338,7 +352,10 @@ def sheet(
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", "-o", help="File to write: .png, .jpg, .webp; all pages in one: .pdf, .tif."
+            "--out",
+            "-o",
+            help="File to write: .png, .jpg, .webp; all pages in one: .pdf, .tif. By default a PNG "
+            "in the output's sheets/, named after what it shows.",
         ),
     ] = None,
 ) -> None:
