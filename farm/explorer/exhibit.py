@@ -12,7 +12,7 @@ An exhibit can follow another one of the same output: then every row keeps its p
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -29,6 +29,7 @@ from farm.store.catalog import SCHEMA
 from farm.store.votes import CHOICES
 from farm.task import FIELDS, Scalar
 from farm.view.missing import compare_with_job
+from farm.view.orders import Orders
 from farm.view.query import read_catalog
 from farm.view.ranges import Numbers, Ranges, divide, shortest
 
@@ -129,7 +130,13 @@ def read_exhibit(store: Store, *, after: Exhibit | None = None) -> Exhibit:
     Raises:
         StoreError: the output cannot be read.
     """
-    return make_exhibit(read_catalog(store).table, url=store.url, job=store.last_job(), after=after)
+    return make_exhibit(
+        read_catalog(store).table,
+        url=store.url,
+        job=store.last_job(),
+        earlier=store.earlier_jobs(),
+        after=after,
+    )
 
 
 def make_exhibit(
@@ -137,20 +144,22 @@ def make_exhibit(
     *,
     url: str,
     job: Job | None,
+    earlier: Iterable[Job] = (),
     after: Exhibit | None = None,
     rated: bool = False,
 ) -> Exhibit:
     """Return the exhibit of a catalog with its `var_*` columns, and of what its job lacks.
 
-    With `rated`, the columns of votes are there before anybody voted.
+    `earlier` jobs of the output tell the order of values that `job` does not know. With `rated`,
+    the columns of votes are there before anybody voted.
     """
     found = compare_with_job(catalog, job)
-    space = found.space
+    space, orders = found.space, Orders(found.space, earlier)
     digests = _digits(found.table)
     order = _order(digests, found.places, after)
     catalog, places = found.table.take(pa.array(order)), found.places[order]
     digests = [digests[place] for place in order.tolist()]
-    columns = tuple(_columns(catalog, space, rated=rated))
+    columns = tuple(_columns(catalog, orders, rated=rated))
     axes = _independent(columns, _axis_order(columns, space))
     x, y = _first_axes([column for column in columns if column.name in axes])
     return Exhibit(
@@ -216,7 +225,7 @@ def _versions(catalog: pa.Table) -> tuple[int, ...]:
 # --- columns ------------------------------------------------------------------------------------
 
 
-def _columns(catalog: pa.Table, space: TaskSpace | None, *, rated: bool) -> Iterator[PageColumn]:
+def _columns(catalog: pa.Table, orders: Orders, *, rated: bool) -> Iterator[PageColumn]:
     for name in catalog.column_names:
         if name in _HIDDEN:
             continue
@@ -227,7 +236,7 @@ def _columns(catalog: pa.Table, space: TaskSpace | None, *, rated: bool) -> Iter
         if column.null_count == len(column) and not is_kept:
             continue  # it says nothing of any row
         make = functools.partial(PageColumn, name=name, group=_group(name), doc=_doc(name))
-        kind, levels, values = _coded(name, column, space)
+        kind, levels, values = _coded(name, column, orders)
         # A setting is a number only where its values are too many for an axis.
         is_measured = kind == "number" and _group(name) != "setting"
         ranges = divide(values) if is_measured else None
@@ -256,7 +265,7 @@ def _doc_of(field: Any) -> str:  # noqa: ANN401 - Arrow
     return str((field.metadata or {}).get(b"doc", b"").decode())
 
 
-def _coded(name: str, column: Any, space: TaskSpace | None) -> tuple[Kind, tuple[Any, ...], Any]:  # noqa: ANN401 - Arrow
+def _coded(name: str, column: Any, orders: Orders) -> tuple[Kind, tuple[Any, ...], Any]:  # noqa: ANN401 - Arrow
     """Return how the page holds a column: kind, levels, values."""
     kind = column.type
     if pa.types.is_list(kind):
@@ -276,7 +285,7 @@ def _coded(name: str, column: Any, space: TaskSpace | None) -> tuple[Kind, tuple
         return "number", (), _numbers(column)
     if not is_number and len(found) > max(_FEW_LEVELS, min(_MOST_LEVELS, len(column) // 2)):
         return "text", (), column.to_pylist()
-    levels = _sorted_levels(name, found, space)
+    levels = orders.levels(name, {value for value in found if value is not None})
     rank = {value: place for place, value in enumerate(levels)}
     recode = np.array([*(rank[value] for value in found), -1], dtype=np.int32)
     codes = coded.indices.fill_null(len(found)).to_numpy(zero_copy_only=False)
@@ -294,19 +303,6 @@ def _set_of(lists: Sequence[list[str] | None]) -> tuple[Kind, tuple[Any, ...], A
     levels = sorted({one for values in lists for one in values or ()})
     rank = {value: place for place, value in enumerate(levels)}
     return "set", tuple(levels), [[rank[one] for one in values or ()] for values in lists]
-
-
-def _sorted_levels(name: str, found: Sequence[Any], space: TaskSpace | None) -> list[Any]:
-    """Return the values of a column: those of the job in its order, then others, sorted."""
-    present = {value for value in found if value is not None}
-    known: list[Any] = []
-    if space is not None and (name in FIELDS or name in space.axes):
-        known = [value for value in space.levels(name) if value in present]
-    return [*known, *sorted(present.difference(known), key=_sort_key)]
-
-
-def _sort_key(value: Any) -> tuple[int, Any]:  # noqa: ANN401 - any column
-    return (0, value) if isinstance(value, int | float) else (1, str(value))
 
 
 def _plain(value: Scalar) -> Scalar:

@@ -68,6 +68,7 @@ class Showing:
                 complete(table, url=self._store.url, ballot=ballot).table,
                 url=self._store.url,
                 job=self._store.last_job(),
+                earlier=self._store.earlier_jobs(),
                 after=before[1],
                 rated=True,
             )

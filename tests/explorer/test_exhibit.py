@@ -58,6 +58,20 @@ def test_levels_stand_in_the_order_of_the_axis_and_others_behind(
     assert np.isnan(values(exhibit, "place")[-1])
 
 
+def test_levels_that_only_an_earlier_job_knows_stand_beside_their_neighbours(
+    task: MakeTask, make_output: MakeOutput
+) -> None:
+    make_output(shapes(), job=JOB)
+    plum = task(prompt="a plum", guidance_scale=2.0, variables={"subject": "plum"})
+    narrow = JOB.replace("[4.0, 1.0, 7.5]", "[2.0, 1.0]").replace("[sword, apple]", "[plum]")
+    assert narrow.count("plum") == 1
+    assert "[2.0, 1.0]" in narrow
+    exhibit = exhibit_of(make_output([plum], job=narrow))
+    levels = {column.name: column.levels for column in exhibit.columns}
+    assert levels["guidance_scale"] == (2.0, 4.0, 1.0, 7.5)
+    assert levels["var_subject"] == ("plum", "sword", "apple")
+
+
 def test_axes_are_the_columns_that_tell_rows_apart(make_output: MakeOutput) -> None:
     exhibit = exhibit_of(make_output(shapes(), job=JOB))
     assert exhibit.axes == ("var_subject", "guidance_scale", "sampler", "seed")
