@@ -191,6 +191,21 @@ def test_what_is_committed_appears_by_itself(
         page.goto("about:blank")
 
 
+def test_what_comes_out_moves_to_where_it_belongs(
+    output: str, make_output: MakeOutput, page: Page
+) -> None:
+    with served(output) as address:
+        page.goto(f"{address}#x=status&y=var_subject")
+        ready(page)
+        heads = page.locator(".label.head")
+        assert heads.all_inner_texts() == ["missing", "rendered"]
+        page.wait_for_selector(".dot.live")
+        make_output(shapes()[20:], job=JOB)
+        page.wait_for_function("() => document.querySelectorAll('.label.head').length === 1")
+        assert heads.all_inner_texts() == ["rendered"]
+        page.goto("about:blank")
+
+
 def test_ranges_follow_what_is_measured(
     task: MakeTask, make_output: MakeOutput, page: Page
 ) -> None:

@@ -37,7 +37,8 @@
       if (told.rows.length) {
         const isNew = told.rows.some((row) => row >= (farm.drawnRows ?? 0));
         const { filters, q, sort, color } = farm.state;
-        const isPlain = !isNew && !Object.keys(filters).length && !q && !sort && !color;
+        const isPlain = !isNew && !Object.keys(filters).length && !q && !sort && !color
+          && !farm.chosenAxes().some(farm.isOutcome);
         if (isPlain) farm.redrawRows(told.rows); // where they stand: nothing moves under the mouse
         else farm.draw();
         farm.drawControls(farm.shownRows.length);

@@ -140,14 +140,14 @@
   }
 
   /** The columns across and down. */
-  const chosen = () => [...new Set(AXES.map((axis) => farm.state[axis]).filter(Boolean))];
+  farm.chosenAxes = () => [...new Set(AXES.map((axis) => farm.state[axis]).filter(Boolean))];
 
   let rest = { meta: null, key: "", names: [] };
 
   /** The axes that are left beside those across and down: each stands at one of its values, or at all.
       What follows from the chosen ones, as its words do from a prompt, is none. */
   farm.restAxes = () => {
-    const used = chosen();
+    const used = farm.chosenAxes();
     const key = used.join("\n");
     if (rest.meta !== farm.meta || rest.key !== key) {
       const order = farm.meta.axes.filter((name) => !used.includes(name));
@@ -158,7 +158,7 @@
 
   /** Whether a column says what came out, as brightness or an error, and not what was asked for. Its
       values go across all settings: at one of each, hardly one of them would have an image. */
-  const isOutcome = (name) => ["fact", "choice"].includes(farm.column(name).group)
+  farm.isOutcome = (name) => ["fact", "choice"].includes(farm.column(name).group)
     && !farm.meta.axes.includes(name);
 
   /** Where a rest axis stands: a level key, or "*". Seeds stand beside each other. */
@@ -167,8 +167,8 @@
     const asked = farm.state.at[name];
     const keys = column.levels.map(farm.levelKey);
     if (asked === "*" || keys.includes(asked)) return asked;
-    const used = chosen();
-    const isOpen = !used.length || used.some(isOutcome);
+    const used = farm.chosenAxes();
+    const isOpen = !used.length || used.some(farm.isOutcome);
     const all = isOpen || name === "seed" || !keys.length || column.values.includes(-1);
     return all ? "*" : keys[0];
   };
