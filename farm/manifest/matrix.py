@@ -39,8 +39,8 @@ class MatrixReader:
     values: Reader
     replaced: Mapping[str, Node] = field(default_factory=dict)
     """By name: what `--set` puts in the place of an axis, wherever in the matrix it stands."""
-    met: set[str] = field(default_factory=set)
-    """Those of `replaced` that were an axis."""
+    named: set[str] = field(default_factory=set)
+    """Every axis of the matrix, whether its values could be read or not."""
     places: dict[int, Place] = field(default_factory=dict)
     """Of blocks, by identity."""
     texts: dict[tuple[int, str], Place] = field(default_factory=dict)
@@ -152,8 +152,9 @@ class MatrixReader:
 
     def _axis(self, entry: Entry) -> Axis | None:
         name = self.values.name(entry.key, entry.place)
+        if name is not None:
+            self.named.add(name)
         if name is not None and name in self.replaced:
-            self.met.add(name)
             return self.axis(Entry(entry.key, entry.place, self.replaced[name]), name)
         return self.axis(entry, name)
 

@@ -155,7 +155,7 @@ class _JobReader:
         matrix = self._matrix.matrix(written.node) if written else Product(blocks=())
         defaults = self._defaults(root)
         for name, change in replaced.items():
-            if name not in self._matrix.met:
+            if name not in self._matrix.named:
                 matrix = self._replace(name, change, matrix=matrix, defaults=defaults)
         ScopeCheck(
             problems=self._problems, blocks=self._matrix.places, texts=self._matrix.texts
@@ -477,7 +477,7 @@ class _JobReader:
         """Note what `check` finds wrong with the sheets of the job, each at its place."""
         sound = None if self._problems.sorted() else job
         # An axis that could not be read is a column all the same.
-        names = ever_assigned(job.matrix) | self._matrix.met
+        names = ever_assigned(job.matrix) | self._matrix.named
         variables = frozenset(name for name in names if name.startswith(VAR_PREFIX))
         for problem in check(job.sheets, variables=variables, job=sound):
             node = self._sheet_nodes[problem.sheet]

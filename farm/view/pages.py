@@ -62,7 +62,7 @@ _AT_A_GLANCE = 12
 """So few rows or columns stay together, whatever shape that gives the page."""
 _LONG = 2400
 """A page may have any shape until one side is longer than this: there is no need to scroll far."""
-_WHOLE = 0.5
+_WHOLE = 0.2
 """How much worse a shape may be (in powers of e) if nothing is wrapped for it."""
 _UNEVEN = 0.4
 """How much worse a shape may be if all blocks are of one size for it."""

@@ -145,16 +145,17 @@ def labels_of(layout: Layout) -> list[str]:
 
 def test_wrapped_columns_continue_below_under_labels_of_their_own() -> None:
     sheet = replace(
-        grid(2, 5), wrap=3, column_groups=(Group(label="a", size=4), Group(label="b", size=1))
+        grid(2, 5), wrap=3, column_groups=(Group(label="a", size=2), Group(label="b", size=3))
     )
     layout = lay_out(sheet, measure)
     of = {(slot.row, slot.column): slot.box for slot in layout.slots}
     assert of[0, 3].left == of[0, 0].left
     assert of[0, 3].top > of[1, 0].bottom
-    assert of[0, 4].left > of[0, 1].left  # another group begins with it
+    assert of[0, 4].left == of[0, 1].left
+    assert of[0, 2].left - of[0, 1].left > of[0, 1].left - of[0, 0].left  # another group begins
     rows = ["subject 0", "subject 1"]
-    first = ["a", "guidance_scale", "subject", "0.5", "1.5", "2.5", *rows]
-    second = ["a", "b", "guidance_scale", "subject", "3.5", "4.5", *rows]
+    first = ["a", "b", "guidance_scale", "subject", "0.5", "1.5", "2.5", *rows]
+    second = ["b", "guidance_scale", "subject", "3.5", "4.5", *rows]
     assert labels_of(layout) == first + second
 
 

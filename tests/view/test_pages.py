@@ -72,6 +72,11 @@ def test_what_is_small_or_has_few_columns_stays_together() -> None:
         assert paginate(sheet, measure, SCREEN) == (lay_out(sheet, measure),)
 
 
+def test_a_sheet_is_not_wrapped_for_a_slightly_better_shape() -> None:
+    pages = paginate(grid(6, 18, edge=512), measure, SCREEN)
+    assert {beside(page) for page in pages} == {18}
+
+
 def test_blocks_of_one_size_are_preferred() -> None:
     [page] = paginate(grid(1, 400), measure, SCREEN)
     assert 400 % beside(page) == 0
