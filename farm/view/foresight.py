@@ -26,7 +26,7 @@ from farm.task import Scalar, task_digest
 from farm.view import paint
 from farm.view.missing import cell_rows
 from farm.view.query import ask, empty_table, read_catalog
-from farm.view.sheet import AXES, MOST_VALUES, Sorting, as_shown, file_of
+from farm.view.sheet import AXES, MOST_FILES, MOST_VALUES, Sorting, as_shown, file_of
 from farm.view.table import Table, display, show
 
 _SAMPLED = 100
@@ -141,13 +141,25 @@ class _Check:
                     "every axis is another column",
                 )
             seen.setdefault(column, key)
-            count = len(self._levels(column))
-            if key != "page" and count > MOST_VALUES and self.settings.where is None:
+            if self.settings.where is None:
+                yield from self._too_many(key, column)
+
+    def _too_many(self, key: str, column: str) -> Iterator[SheetProblem]:
+        count, name = len(self._levels(column)), display(column)
+        if key != "page" and count > MOST_VALUES:
+            yield self._problem(
+                key,
+                f"'{name}' has {count:,} values, and an axis has room for {MOST_VALUES:,}",
+                f"page: {name} makes a sheet of each; where: chooses some",
+            )
+        file = file_of(self.settings)
+        suffix = paint.suffix_of(file)
+        with suppress(InputError):  # of an unknown suffix, which is told apart
+            if key == "page" and count > MOST_FILES and not paint.holds_pages(suffix):
                 yield self._problem(
                     key,
-                    f"'{display(column)}' has {count:,} values, and an axis has room for "
-                    f"{MOST_VALUES:,}",
-                    f"page: {display(column)} makes a sheet of each; where: chooses some",
+                    f"'{name}' has {count:,} values, which would be as many files",
+                    f"file: {file.removesuffix(suffix)}.pdf holds all pages; where: chooses some",
                 )
 
     def _levels(self, column: str) -> Sequence[Scalar]:

@@ -56,7 +56,7 @@ _DELETED = "deleted"
 """What becomes of an image whose file is gone, and the mark of its row."""
 _BATCH = 64
 """Images that one thread looks for before it takes the next."""
-_MOST_FILES = 1000
+MOST_FILES = 1000
 """A sheet of more pages goes into one file."""
 MOST_VALUES = 1000
 """An axis with more values than this is no sheet any more."""
@@ -103,7 +103,7 @@ def make_sheet(
         for one in _arrange(table, chosen, limits)
         for part in paginate(one.grid, measure, limits)
     ]
-    if len(parts) > _MOST_FILES and not paint.holds_pages(target.suffix):
+    if len(parts) > MOST_FILES and not paint.holds_pages(target.suffix):
         raise InputError(
             f"this sheet has {len(parts):,} pages, and would be as many files",
             hint=f"-o {target.stem}.pdf holds all pages; --where chooses some pictures, "

@@ -61,6 +61,10 @@ def problems(tmp_path: Path) -> Callable[..., list[str]]:
         ("super_x: 3", "no column '3'"),
         ("x: sampler, super_y: sampler", "1:25: 'sampler' is x of this sheet already"),
         ("x: seed", "1:7: 'seed' has 2,000 values, and an axis has room for 1,000 (page: seed"),
+        (
+            "page: seed",
+            "1:10: 'seed' has 2,000 values, which would be as many files (file: seed.pdf",
+        ),
         ("score: prompt", "1:11: 'prompt' is no column of numbers (a score is a number, such as"),
         ("score: size", "1:11: 'size' is no column of numbers"),
         ("score: tags", "1:11: 'tags' is no column of numbers"),
@@ -92,7 +96,7 @@ def test_a_sheet_that_cannot_be_made_is_refused(
 @pytest.mark.parametrize(
     "sheet",
     [
-        "x: cfg, y: subject, super_x: var_size, page: seed, theme: dark, tile: 96",
+        "x: cfg, y: subject, super_x: var_size, theme: dark, tile: 96, page: seed, file: all.tif",
         "x: seed, where: seed <= 100",
         "sort: sharpness desc, score: brightness, file: best.pdf",
         "x: brightness, y: job",

@@ -561,7 +561,7 @@ def test_a_thousand_files_are_enough(
     with pytest.raises(InputError, match=r"1,001 pages.*[\s\S]*-o s.pdf holds all pages"):
         make_sheet(output, page="seed", out=tmp_path / "s.png")
     assert not list(tmp_path.glob("*.png"))
-    monkeypatch.setattr(sheets, "_MOST_FILES", 1)
+    monkeypatch.setattr(sheets, "MOST_FILES", 1)
     small = make_output([], job=job.replace("1001", "2"), name="small")
     assert make_sheet(small, page="seed", out=tmp_path / "s.pdf")
 
