@@ -263,6 +263,26 @@ def test_filters_keep_what_they_name(shapes: str, show: Show) -> None:
     assert cells(page) == 16
 
 
+def test_pictures_make_room_for_the_filters(
+    task: MakeTask, make_output: MakeOutput, show: Show
+) -> None:
+    tasks = [
+        task(prompt="a", seed=seed, guidance_scale=float(cfg), width=256, height=256)
+        for seed in range(2)
+        for cfg in range(4)
+    ]
+    page = show(make_output(tasks), "#x=guidance_scale&y=seed")
+    fits = "() => ((grid) => grid.scrollWidth <= grid.clientWidth)(document.getElementById('grid'))"
+    wide = page.locator(".cell").first.bounding_box()
+    page.wait_for_function(fits)
+    page.click("#open-filters")
+    page.wait_for_function(fits)
+    narrow = page.locator(".cell").first.bounding_box()
+    assert wide is not None
+    assert narrow is not None
+    assert narrow["width"] < wide["width"]
+
+
 def test_every_word_of_a_search_must_occur(shapes: str, show: Show) -> None:
     page = show(shapes, "#x=&y=")
     page.fill("#search", "APPLE -sword")

@@ -16,6 +16,7 @@
   const MOST_LOADING = 12; // pictures at once
   const NAME = 17; // and of the name of an axis
   const MARGIN = 12;
+  const SCROLL_BAR = 20;
   const MOST_PIXELS = 15_000_000; // Firefox lays out no box larger than 17.8 million pixels
 
   const { element } = farm;
@@ -542,10 +543,13 @@
       box.classList.toggle("along", box.scrollLeft > 0);
       requestAnimationFrame(() => { isDue = false; draw(); });
     }, { passive: true });
+    let width = box.clientWidth;
     new ResizeObserver(() => {
       if (!shape) return;
-      if (shape.isFlow || isNarrow()) farm.draw();
-      else draw();
+      // Other sizes may need a scroll bar or need none any more; that alone must change none.
+      if (!shape.isFlow && Math.abs(box.clientWidth - width) <= SCROLL_BAR) { draw(); return; }
+      width = box.clientWidth;
+      farm.redraw();
     }).observe(box);
     box.addEventListener("click", (event) => {
       const at = event.target.closest("[data-row]");
