@@ -244,7 +244,13 @@ def test_votes_are_shown_kept_and_there_again(output: str, page: Page) -> None:
         page.click("#vote-reject")
         page.keyboard.press("Escape")
         assert [text.replace("\n", "") for text in marks(page)] == ["★4♥", "✕"]
-        page.wait_for_function("() => farm.column('rating').levels.includes(4)")
+        page.wait_for_function(  # a vote that is still on its way does not outlive the page
+            """() => {
+                const of = (row, name) => farm.column(name).value(row);
+                return of(0, "rating") === 4 && of(0, "favorite") && of(0, "tags").length
+                    && of(0, "notes")?.length && of(1, "rejected");
+            }"""
+        )
         page.reload()
         ready(page)
         page.wait_for_selector(".marks")
