@@ -259,6 +259,14 @@ def test_votes_are_shown_kept_and_there_again(output: str, page: Page) -> None:
         page.reload()
         ready(page)
         assert page.locator(".cell").count() == 1
+        page.goto(f"{address}#x=tags&y=rejected")
+        page.reload()
+        ready(page)
+        assert page.locator(".label.head").all_inner_texts() == ["<b>blue</b>, hero", "none"]
+        assert page.locator(".label.side").all_inner_texts() == ["yes", "none"]
+        page.goto(f"{address}#x=&y=&min.rating=3")
+        page.reload()
+        ready(page)
         page.locator(".tile").first.click()
         assert page.input_value("#vote-tags") == "hero, <b>blue</b>"
         assert page.input_value("#vote-note") == "keep <i>this</i>"

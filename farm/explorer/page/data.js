@@ -39,14 +39,14 @@ const farmData = {};
       return this.kind === "level" || this.kind === "set";
     }
 
-    /** What the images can be laid out by: the column itself, or the ranges of what it measures;
-        null if it is no axis. */
+    /** What the images can be laid out by: the column itself, the ranges of what it measures, or
+        the sets that occur in it; null if it is no axis. */
     get axis() {
       if (this.kind === "level") return this;
-      if (!this.ranges) return null;
+      if (this.kind !== "set" && !this.ranges) return null;
       this.divided ??= {
-        name: this.name, label: this.label, group: this.group, doc: this.doc,
-        kind: "level", levels: this.ranges.labels, values: places(this.ranges, this.values),
+        name: this.name, label: this.label, group: this.group, doc: this.doc, kind: "level",
+        ...(this.kind === "set" ? together(this) : places(this.ranges, this.values)),
       };
       return this.divided;
     }
@@ -128,7 +128,15 @@ const farmData = {};
       while (place > 0 && number < starts[place]) place -= 1;
       found[row] = place;
     }
-    return found;
+    return { levels: labels, values: found };
+  }
+
+  /** Which set each row has, as sheets write them: the words of a set are one value. */
+  function together({ levels, values }) {
+    const texts = values.map((codes) => codes.map((code) => levels[code]).join(", "));
+    const found = [...new Set(texts)].filter(Boolean).sort();
+    const placeOf = new Map(found.map((text, place) => [text, place]));
+    return { levels: found, values: Int32Array.from(texts, (text) => placeOf.get(text) ?? NONE) };
   }
 
   function allocate(kind, rows) {
