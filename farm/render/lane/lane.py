@@ -15,8 +15,8 @@ there are always enough.
 
 The host decides everything from what it knows: a row's number of steps is in its table. Nothing is
 read back from the device in a tick; whether values are numbers is asked with the finished picture.
-Noise is drawn from a row's own generator after its question was answered, so a tick that failed
-left no trace and can be made again with less.
+Rows change when everything that may run out of memory is done, and keep the noise that they drew
+until then, so a tick that failed left no trace and can be made again with less.
 """
 
 from __future__ import annotations
@@ -123,6 +123,8 @@ class Lane:
     _finished: list[_Finished] = field(init=False, default_factory=list)
     _alone: list[Row] = field(init=False, default_factory=list)
     """Rows whose next step is to be made apart from the others: one of them is to blame."""
+    _decoded_alone: list[Row] = field(init=False, default_factory=list)
+    """Finished rows that are to be decoded apart from the others, for the same reason."""
     _clock: CallClock = field(init=False)
     _decode_clock: CallClock = field(init=False)
     _serial: int = field(init=False, default=0)
@@ -205,16 +207,43 @@ class Lane:
         """Move rows on by one evaluation each, as many as fill a batch.
 
         Raises:
-            LaneError: a network raised; nothing has changed.
+            LaneError: a network raised, or there was no memory for what is around it; nothing has
+                changed.
         """
         started = time.perf_counter()
         chosen, asked = self._choose()
+        try:
+            self._step(chosen, asked)
+        except LaneError:
+            raise
+        except Exception as error:
+            seats = max(1, min(len(asked), self.batch.current))
+            raise LaneError(error, chosen, seats) from error
+        self._account(chosen, asked, time.perf_counter() - started)
+
+    def _step(self, chosen: Sequence[Row], asked: dict[Key, tuple[int, Conditioning]]) -> None:
+        """Make one step of every chosen row, and retire those that are finished."""
         slots = self._slots(chosen)
         held = self._registers.held[slots]
         answers = self._ask(chosen, asked, held)
-        self._registers.held[slots, :-1] = self._advance(chosen, asked, answers, held)
-        seconds = time.perf_counter() - started
-        self._account(chosen, asked, seconds)
+        after = self._advance(chosen, asked, answers, held)
+        latents = {
+            row: after[place, 0].clone().view(self.shape)
+            for place, row in enumerate(chosen)
+            if row.is_at_last
+        }
+        self._registers.held[slots, :-1] = after
+        # From here on nothing asks the device for memory.
+        for row in chosen:
+            keys = row.chain[row.done]
+            row.done += 1
+            row.drawn = ()
+            self._forget(keys)
+            if row.is_finished:
+                self._finished.append(_Finished(row, latents[row], self.tally.ticks))
+                self._registers.give_back(row.slot)
+        self.rows = [row for row in self.rows if not row.is_finished]
+        self._alone = [row for row in self._alone if row not in chosen]
 
     def _choose(self) -> tuple[list[Row], dict[Key, tuple[int, Conditioning]]]:
         """Return the rows to move on, and their questions with the place of the row that asks.
@@ -289,7 +318,7 @@ class Lane:
         answers: torch.Tensor,
         held: torch.Tensor,
     ) -> torch.Tensor:
-        """Return every chosen row's next registers, and retire the rows that are finished."""
+        """Return every chosen row's next registers, `[rows, registers, values]`."""
         found, places = self._find(chosen, asked, answers)
         output = self._guide(chosen, found, places)
         noises = self._noises(chosen)
@@ -300,20 +329,9 @@ class Lane:
             operands.append(self._fresh_noise(chosen, noises))
         else:
             steps = steps[:, :, : registers + 1]
-        after = torch.bmm(
+        return torch.bmm(
             self._sent(torch.from_numpy(np.ascontiguousarray(steps))), torch.cat(operands, dim=1)
         )
-        for place, row in enumerate(chosen):
-            keys = row.chain[row.done]
-            row.done += 1
-            self._forget(keys)
-            if row.is_finished:
-                latents = after[place, 0].clone().view(self.shape)
-                self._finished.append(_Finished(row, latents, self.tally.ticks))
-                self._registers.give_back(row.slot)
-        self.rows = [row for row in self.rows if not row.is_finished]
-        self._alone = [row for row in self._alone if row not in chosen]
-        return after
 
     def _find(
         self,
@@ -393,13 +411,18 @@ class Lane:
         return output
 
     def _fresh_noise(self, chosen: Sequence[Row], most: int) -> torch.Tensor:
-        """Draw what each row draws at this step from its own generator: `[rows, most, values]`."""
+        """Return what each row draws at this step from its own generator: `[rows, most, values]`.
+
+        A row draws once a step, however often the step is tried.
+        """
         noise = torch.zeros(len(chosen), most, self._registers.values)
         for place, row in enumerate(chosen):
-            for draw in range(row.program.draws[row.done]):
-                one = torch.randn(1, *self.shape, generator=row.generator)
-                if draw < most:
-                    noise[place, draw] = one.flatten()
+            row.drawn = row.drawn or tuple(
+                torch.randn(1, *self.shape, generator=row.generator).flatten()
+                for _ in range(row.program.draws[row.done])
+            )
+            for draw, one in enumerate(row.drawn[:most]):
+                noise[place, draw] = one
         return self._sent(noise)
 
     def _account(
@@ -427,7 +450,8 @@ class Lane:
         if not self._finished:
             return False
         return (
-            len(self._finished) >= self.decoding.current
+            bool(self._decoded_alone)
+            or len(self._finished) >= self.decoding.current
             or not self.rows
             or self.tally.ticks - self._finished[0].since >= LONGEST_WAIT
         )
@@ -440,14 +464,16 @@ class Lane:
             LaneError: the decoder raised; the rows are still waiting.
         """
         started = time.perf_counter()
-        batch = self._finished[: self.decoding.current]
+        apart = [one for one in self._finished if one.row in self._decoded_alone]
+        batch = apart[:1] or self._finished[: self.decoding.current]
         rows = [finished.row for finished in batch]
         try:
             with self._decode_clock.timing(len(batch)):
                 pictures = self.networks.decode(torch.stack([one.latents for one in batch]))
         except Exception as error:
             raise LaneError(error, rows, len(batch)) from error
-        del self._finished[: len(batch)]
+        self._finished = [one for one in self._finished if one not in batch]
+        self._decoded_alone = [row for row in self._decoded_alone if row not in rows]
         for count, seconds in self._decode_clock.collect():
             self.decoding.record(count, seconds)
             self.tally.decode_seconds += seconds
@@ -456,9 +482,14 @@ class Lane:
             row.seconds += seconds / len(rows)
         return Decoded(rows=rows, pictures=pictures)
 
+    def decode_apart(self, rows: Sequence[Row]) -> None:
+        """Decode each of `rows` by itself, to find the one that cannot be."""
+        self._decoded_alone = list(rows)
+
     def drop_finished(self, row: Row) -> None:
         """Give up a finished row that cannot be decoded."""
         self._finished = [one for one in self._finished if one.row is not row]
+        self._decoded_alone = [one for one in self._decoded_alone if one is not row]
 
     # --- to the device --------------------------------------------------------------------------
 

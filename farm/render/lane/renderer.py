@@ -370,6 +370,11 @@ class _Stream:
             try:
                 berth.lane.admit(start)
             except Exception as error:  # noqa: BLE001 - one task's failure, not the run's
+                if berth.lane.rows and kind_of(error) is FailureKind.OUT_OF_MEMORY:
+                    free_memory()
+                    berth.lane.batch.shrink(berth.lane.batch.current)
+                    berth.waiting.appendleft(start)  # there is room when others are finished
+                    return
                 yield self._failed_by(start.task, error)
 
     def _choose(self) -> _Berth | None:
@@ -429,7 +434,7 @@ class _Stream:
             if lane.decoding.shrink(trouble.calls_of) or self._networks.save_memory():
                 return
         elif len(trouble.rows) > 1:
-            lane.decoding.shrink(len(trouble.rows))
+            lane.decode_apart(trouble.rows)
             return
         for row in trouble.rows:
             lane.drop_finished(row)

@@ -114,6 +114,8 @@ class Row:
     """Evaluations of one row each that were made for it."""
     seconds: float = 0.0
     """Its share of the time that was spent."""
+    drawn: tuple[torch.Tensor, ...] = ()
+    """What it has drawn for the step that comes next, if that was tried already."""
     most_together: int = 1
     """Most rows that were drawn together with it, itself among them."""
 
@@ -127,6 +129,11 @@ class Row:
             Question(keys[0], self.positive.conditioning),
             Question(keys[1], self.negative.conditioning),
         )
+
+    @property
+    def is_at_last(self) -> bool:
+        """Its next evaluation is its last."""
+        return self.done + 1 == self.program.evaluations
 
     @property
     def is_finished(self) -> bool:
@@ -198,11 +205,12 @@ class Registers:
             self._grow(len(self.held), program.registers)
         if not self._free:
             self._grow(max(4, 2 * len(self.held)), self.count)
-        slot = self._free.pop()
+        initial = torch.from_numpy(program.initial).to(self.device, non_blocking=True)
+        registers = initial[:, None] * noise
+        slot = self._free.pop()  # now that nothing can run out of memory any more
         held = self.held[slot]
         held.zero_()
-        initial = torch.from_numpy(program.initial).to(self.device, non_blocking=True)
-        held[: program.registers] = initial[:, None] * noise
+        held[: program.registers] = registers
         held[-1] = noise
         return slot
 

@@ -12,7 +12,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from farm.render.lane.networks import Pictures
 from farm.render.lane.renderer import LaneRenderer
+from farm.render.lane.rows import Program, Registers
 from farm.render.lane.sizes import BatchSize
 from farm.task import Failed, FailureKind, Rendered, RenderResult, TaskSpec
 from tests.render.lane.fakes import SCHEDULER, SineNetworks, expected_latents
@@ -221,10 +223,78 @@ def test_what_breaks_a_batch_fails_alone() -> None:
 
 def test_out_of_memory_makes_batches_smaller_and_loses_no_row() -> None:
     networks = SineNetworks(rows_that_fit=2, pictures_that_fit=1)
-    latents, failures, _ = finished(networks, [*some_tasks(), *some_tasks()[:0]])
+    latents, failures, _ = finished(networks, some_tasks())
     assert not failures
     assert max(networks.calls) == 2
     assert_as_expected(latents)
+
+
+@pytest.mark.parametrize("operands", [2, 3], ids=["its input", "its step"])
+def test_out_of_memory_beside_the_network_leaves_no_trace(
+    operands: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step that is made again draws no other noise."""
+    product = torch.bmm
+    refused = []
+
+    def bmm(coefficients: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+        if len(values) > 1 and values.shape[1] == operands:
+            refused.append(len(values))
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return product(coefficients, values)
+
+    monkeypatch.setattr(torch, "bmm", bmm)
+    tasks = [replace(task, sampler="euler_a") for task in some_tasks()]
+    latents, failures, _ = finished(SineNetworks(), tasks)
+    assert refused
+    assert not failures
+    assert_as_expected(latents)
+
+
+def test_a_row_for_which_there_is_no_memory_yet_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    take, give_back = Registers.take_slot, Registers.give_back
+    held: list[int] = []
+    refused = []
+
+    def take_one(registers: Registers, program: Program, noise: torch.Tensor) -> int:
+        if len(held) == 2:
+            refused.append(noise)
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        held.append(slot := take(registers, program, noise))
+        return slot
+
+    def give_one_back(registers: Registers, slot: int) -> None:
+        held.remove(slot)
+        give_back(registers, slot)
+
+    monkeypatch.setattr(Registers, "take_slot", take_one)
+    monkeypatch.setattr(Registers, "give_back", give_one_back)
+    latents, failures, _ = finished(SineNetworks(), some_tasks())
+    assert refused
+    assert not failures
+    assert_as_expected(latents)
+
+
+def test_a_decoder_that_breaks_once_costs_nobody_a_picture_or_a_batch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tasks = [TaskSpec(prompt="a", seed=seed, num_inference_steps=1) for seed in range(40)]
+    decode = SineNetworks.decode
+    together: list[int] = []
+
+    def breaking(networks: SineNetworks, latents: torch.Tensor) -> Pictures:
+        together.append(len(latents))
+        if len(latents) > 1 and not any(earlier > 1 for earlier in together[:-1]):
+            raise RuntimeError("a kernel broke")
+        return decode(networks, latents)
+
+    monkeypatch.setattr(SineNetworks, "decode", breaking)
+    latents, failures, _ = finished(SineNetworks(), tasks)
+    assert not failures
+    assert_as_expected(latents)
+    broke = next(place for place, rows in enumerate(together) if rows > 1)
+    assert together[broke + 1 : broke + 1 + together[broke]] == [1] * together[broke]
+    assert max(together[broke + 1 :]) > 1
 
 
 def test_a_row_that_does_not_fit_alone_fails() -> None:
