@@ -76,6 +76,8 @@ class RunReport:
     failures: Mapping[FailureKind, int] = field(default_factory=lambda: NO_FAILURES)
     """`failed` by kind."""
     interrupted: bool = False
+    run: int | None = None
+    """Its number, as in the catalog's column `run`; None if there was nothing to render."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as JSON values."""

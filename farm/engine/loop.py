@@ -138,6 +138,7 @@ def run(
     )
     tally = _Tally()
     stop = stop or Stop()
+    number: int | None = None
     if plan.to_render:
         policy = policy or Policy(retries=job.retries, stuck_after_s=job.resources.stuck_after_s)
         number = store.begin_run()
@@ -183,6 +184,7 @@ def run(
             output=store.url,
             failures=dict(tally.failures),
             interrupted=stop.asked and unfinished > 0,
+            run=number,
         )
     )
 

@@ -30,7 +30,7 @@ from rich.text import Text
 from farm.engine import events
 from farm.engine.events import Event
 from farm.store import layout
-from farm.view.words import clock_time, rate, rough_time, shorten
+from farm.view.words import clock_time, one_line, rate, rough_time, shorten
 
 Clock = Callable[[], float]
 """Seconds from anywhere, never backwards."""
@@ -228,7 +228,7 @@ class _Teller:
                     told = "error", f"more failures of kind {kind}; they are only counted from here"
             case _:
                 pass
-        return told and (told[0], _printable(told[1]))
+        return told and (told[0], one_line(told[1]))
 
 
 def _ending(report: events.RunReport) -> str:
@@ -240,12 +240,6 @@ def _ending(report: events.RunReport) -> str:
 
 def _failure(event: events.TaskFailed) -> str:
     return f"failed {event.task_id[:11]}, {event.kind}: {event.message}"
-
-
-def _printable(text: str) -> str:
-    """Return `text` as one line without control characters, which a library's error may hold."""
-    lines = ("".join(c if c.isprintable() else " " for c in line) for line in text.splitlines())
-    return "; ".join(" ".join(line.split()) for line in lines if line.strip())
 
 
 # --- readers ------------------------------------------------------------------------------------
@@ -490,7 +484,7 @@ def _workers(view: RunView, *, room: int) -> Iterator[RenderableType]:
         line.append(f"{name:<{long}}  ", style="cyan")
         line.append(f"{worker.phase:<9}", style=_PHASES.get(worker.phase, ""))
         line.append(f" {worker.in_flight or '':>3}  ", style="bold")
-        line.append(_printable(worker.settings))
+        line.append(one_line(worker.settings))
         yield line
     if rest := names[len(shown) :]:
         phases = Counter(view.workers[name].phase for name in rest)

@@ -24,7 +24,7 @@ from farm.manifest.job import VAR_PREFIX, Job
 from farm.planner import Plan
 from farm.render.providers import outlook
 from farm.store import Store
-from farm.view.words import clock_time, count, data_size, rate, rough_time, shorten
+from farm.view.words import clock_time, count, data_size, one_line, rate, rough_time, shorten
 
 if TYPE_CHECKING:
     from farm.engine.events import RunReport, WorkerSummary
@@ -258,16 +258,18 @@ def _expected(plan: Plan, expected: Estimate) -> Iterator[tuple[str, str]]:
 
 def print_report(report: RunReport, *, job_file: str) -> None:
     """Print what a run did, and what to do next."""
-    messages = example_messages(Store.open(report.output)) if report.failed else {}
+    messages = example_messages(Store.open(report.output), run=report.run) if report.failed else {}
     present(report_view(report, job_file=job_file, messages=messages))
 
 
-def example_messages(store: Store) -> Mapping[str, str]:
-    """Return one message for each kind of failure in the catalog: the commonest."""
+def example_messages(store: Store, *, run: int | None = None) -> Mapping[str, str]:
+    """Return one message for each kind of failure: the commonest of a run, or of the catalog."""
     import pyarrow.compute as pc
 
-    table = store.table(("status", "error_kind", "error_message"))
+    table = store.table(("status", "error_kind", "error_message", "run"))
     failed = table.filter(pc.equal(table["status"], "failed"))
+    if run is not None:
+        failed = failed.filter(pc.equal(failed["run"], run))
     counts = failed.group_by(["error_kind", "error_message"]).aggregate([([], "count_all")])
     examples: dict[str, str] = {}
     for row in counts.sort_by(
@@ -343,8 +345,8 @@ def failures_view(kinds: Mapping[Any, int], messages: Mapping[str, str]) -> Rend
     """Return failures by kind with an example each, the most frequent first."""
     table = list_table("failed", "kind", "for example", right=("failed",))
     for kind, number in sorted(kinds.items(), key=lambda item: (-item[1], str(item[0]))):
-        message = " ".join(messages.get(str(kind), "").split())
-        table.add_row(f"{number:,}", Text(str(kind), style="red"), Text(shorten(message, 200)))
+        message = shorten(one_line(messages.get(str(kind), "")), 200)
+        table.add_row(f"{number:,}", Text(str(kind), style="red"), Text(message))
     return Padding(table, (0, 0, 0, 2))
 
 

@@ -32,6 +32,12 @@ def shorten(text: str, width: int) -> str:
     return f"{head}…{end}"
 
 
+def one_line(text: str) -> str:
+    """Return `text` as one line without control characters, which a library's error may hold."""
+    lines = ("".join(c if c.isprintable() else " " for c in line) for line in text.splitlines())
+    return "; ".join(" ".join(line.split()) for line in lines if line.strip())
+
+
 _MINUTE, _HOUR, _DAY = 60, 3600, 86_400
 
 

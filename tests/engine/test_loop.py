@@ -115,9 +115,10 @@ def test_with_nothing_to_do_no_worker_is_started_and_no_run_is_claimed(
     tmp_path: Path, model: Path
 ) -> None:
     job = make_job(tmp_path / "out", prompts=("fine",), models=[model])
-    finish(play(job, InlineExecutor()))
+    assert finish(play(job, InlineExecutor())).run == 1
     events = list(play(job, Unstartable()))
     assert [type(event) for event in events] == [RunStarted, RunFinished]
+    assert finish(iter(events)).run is None
     assert Store.open(job.output).begin_run() == 2
 
 

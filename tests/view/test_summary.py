@@ -260,6 +260,27 @@ def test_the_example_of_a_kind_is_its_commonest_message(
     assert example_messages(Store.open(make_output([], failed=failed))) == {"bad_output": "often"}
 
 
+def test_examples_are_of_the_run_that_is_reported(
+    task: MakeTask, make_output: MakeOutput, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_output([], failed={task(seed=n): "the one before" for n in range(3)})
+    output = make_output([], failed={task(seed=9): "the one of now"})
+    failures = {FailureKind.BAD_OUTPUT: 1}
+    print_report(report(output=output, run=2, failed=1, failures=failures), job_file="job.yaml")
+    printed = capsys.readouterr().out
+    assert "the one of now" in printed
+    assert "the one before" not in printed
+
+
+def test_the_lines_of_a_message_stay_apart() -> None:
+    text = told(
+        {"load_failed": "model.onnx is missing\n  next: copy the folder\x1b[2J again"},
+        failed=1,
+        failures={FailureKind.LOAD_FAILED: 1},
+    )
+    assert "model.onnx is missing; next: copy the folder [2J again" in " ".join(text.split())
+
+
 def test_a_printed_report_finds_its_examples_itself(
     halfway: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
