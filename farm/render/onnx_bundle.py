@@ -6,7 +6,7 @@ size and hash; what the index does not name is not read. The folder is the whole
 the exporter (`export_onnx`, which writes it) and this module, which opens it.
 
 Every graph takes and gives float32 (token ids: int64), whatever it computes in. Names of axes:
-`batch`, and `height` and `width` in latents, or `image_height` and `image_width` in pixels.
+`batch`, and `height` and `width` in latents; in pixels they are products such as `8*height`.
 
 Knows neither torch nor ONNX Runtime: whether a bundle is whole shows without either.
 """
@@ -28,6 +28,17 @@ VAE_DECODER = "vae_decoder"
 UNET = "unet"
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
 """Names of components, those of diffusers' parts where it has them."""
+ENCODERS_OF_FAMILY: Mapping[str, tuple[str, ...]] = {
+    "stable-diffusion": TEXT_ENCODERS[:1],
+    "stable-diffusion-xl": TEXT_ENCODERS,
+}
+"""Text encoders of a family, which is named as in `ModelDescription`."""
+_PER_ENCODER = ("tokenizers", "text_layers", "normalised")
+_DESCRIPTION = (
+    *("family", *_PER_ENCODER, "own_height", "own_width", "pixels_per_latent", "latent_channels"),
+    *("scaling_factor", "latents_mean", "latents_std", "zero_empty_negative"),
+)
+"""What every description of a model holds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,8 +47,6 @@ class OnnxComponent:
 
     name: str
     file: Path
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,8 +57,6 @@ class OnnxBundle:
     components: Mapping[str, OnnxComponent]
     model: Mapping[str, Any]
     """What a family must know of the model, by the names of `ModelDescription`'s fields."""
-    reference: str
-    """The model that it was made from, as the exporter was told."""
     model_sha256: str | None
     """Of that model: the same as every other backend records."""
     opset: int
@@ -71,7 +78,8 @@ def open_bundle(folder: Path) -> OnnxBundle:
     Hashes of files that have not changed since they were last hashed are remembered.
 
     Raises:
-        ModelError: this is no bundle, it was made by a newer farm, or a file is missing or altered.
+        ModelError: this is no bundle, it was made by a newer farm, its index lacks something that
+            rendering needs, or a file is missing or altered.
     """
     index = _read_index(folder)
     found = index.get("format")
@@ -81,15 +89,19 @@ def open_bundle(folder: Path) -> OnnxBundle:
         raise ModelError(
             f"this ONNX bundle has format {found}, and this farm reads up to {FORMAT}",
             where=str(folder),
-            note=f"made by farm {index.get('made_by', {}).get('farm', 'of another version')}",
+            note=_maker(index),
             hint="update the farm here, or export the model again with this one",
         )
     try:
+        _require_complete(folder, index)
         bundle = _parse(folder, index)
         for name, facts in index["files"].items():
             _check_file(folder, name, size=facts["bytes"], sha256=facts["sha256"])
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise _unreadable(folder, f"{type(error).__name__}: {error}") from error
+    except KeyError as error:
+        raise _unreadable(folder, f"it lacks {error.args[0]}", made_by=_maker(index)) from error
+    except (TypeError, ValueError, AttributeError) as error:
+        why = f"{type(error).__name__}: {error}"
+        raise _unreadable(folder, why, made_by=_maker(index)) from error
     return bundle
 
 
@@ -108,12 +120,51 @@ def _read_index(folder: Path) -> dict[str, Any]:
     return index
 
 
-def _unreadable(folder: Path, why: str) -> ModelError:
+def _unreadable(folder: Path, why: str, *, made_by: str | None = None) -> ModelError:
     return ModelError(
         f"{ONNX_INDEX} cannot be read: {why}",
         where=str(folder),
+        note=made_by,
         hint="export the model again with farm export-onnx",
     )
+
+
+def _maker(index: Mapping[str, Any]) -> str:
+    """Return which farm wrote an index, in words; one that makes no sense is of no known farm."""
+    made_by = index.get("made_by")
+    known = made_by.get("farm") if isinstance(made_by, dict) else None
+    return f"made by farm {known or 'of another version'}"
+
+
+def _require_complete(folder: Path, index: Mapping[str, Any]) -> None:
+    """Require of an index all that is read of it after it has been opened.
+
+    Raises:
+        ModelError: something is missing, or the model is of a family that no lane draws.
+    """
+    described, components = index["model"]["description"], index["components"]
+    family = described.get("family")
+    if family is not None and family not in ENCODERS_OF_FAMILY:
+        raise ModelError(
+            f"the model of this ONNX bundle is of family '{family}', and this farm knows "
+            f"{', '.join(ENCODERS_OF_FAMILY)}",
+            where=str(folder),
+            note=_maker(index),
+            hint="update the farm here, or export the model again with this one",
+        )
+    encoders = ENCODERS_OF_FAMILY.get(family, ())
+    needed = (*encoders, UNET, VAE_DECODER)
+    lacking = [
+        *(f"model.description.{name}" for name in _DESCRIPTION if name not in described),
+        *(f"components.{name}" for name in needed if name not in components),
+        *(f"components.{name}.file" for name, one in components.items() if "file" not in one),
+    ]
+    if lacking:
+        raise _unreadable(folder, f"it lacks {', '.join(lacking)}", made_by=_maker(index))
+    for name in _PER_ENCODER:
+        if len(described[name]) != len(encoders):
+            why = f"model.description.{name} is not one value for each of {', '.join(encoders)}"
+            raise _unreadable(folder, why, made_by=_maker(index))
 
 
 def _parse(folder: Path, index: Mapping[str, Any]) -> OnnxBundle:
@@ -122,8 +173,6 @@ def _parse(folder: Path, index: Mapping[str, Any]) -> OnnxBundle:
         name: OnnxComponent(
             name=name,
             file=_inside(folder, entry["file"]),
-            inputs=tuple(one["name"] for one in entry["inputs"]),
-            outputs=tuple(one["name"] for one in entry["outputs"]),
         )
         for name, entry in index["components"].items()
     }
@@ -136,7 +185,6 @@ def _parse(folder: Path, index: Mapping[str, Any]) -> OnnxBundle:
         folder=folder,
         components=components,
         model=dict(model["description"]),
-        reference=str(model["reference"]),
         model_sha256=model["sha256"],
         opset=int(index["opset"]),
         dtype=str(index["dtype"]),

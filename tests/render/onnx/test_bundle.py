@@ -15,10 +15,12 @@ import pytest
 from export_onnx.saving import drafting, write_index
 from farm.errors import ModelError, OutputError
 from farm.render import open_renderer
+from farm.render.lane.families import FAMILIES
 from farm.render.lane.onnx_runtime import describe_bundle
 from farm.render.models import ONNX_INDEX, list_models, resolve_model
-from farm.render.onnx_bundle import OnnxBundle, open_bundle
+from farm.render.onnx_bundle import ENCODERS_OF_FAMILY, OnnxBundle, open_bundle
 from farm.task import PipelineKey
+from farm.version import __version__
 
 pytestmark = [pytest.mark.xdist_group("onnx"), pytest.mark.timeout(900)]
 
@@ -80,7 +82,6 @@ def test_one_altered_byte_is_found(copy: Path) -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        lambda index: index.pop("opset"),
         lambda index: index.update(format="one"),
         lambda index: index["components"]["unet"].update(file="../elsewhere.onnx"),
         lambda index: index["files"].pop("unet/model.onnx"),
@@ -93,6 +94,50 @@ def test_an_index_that_makes_no_sense_is_refused(
     rewrite(copy, change)
     with pytest.raises(ModelError, match=f"{ONNX_INDEX} cannot be read"):
         open_bundle(copy)
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        (lambda index: index.pop("opset"), "it lacks opset"),
+        (lambda index: index["components"].pop("unet"), r"it lacks components\.unet"),
+        (lambda index: index["components"]["unet"].pop("file"), r"components\.unet\.file"),
+        (lambda index: index["components"].clear(), r"\.text_encoder, .*\.unet, .*\.vae_decoder"),
+        (lambda index: _described(index).pop("normalised"), r"model\.description\.normalised"),
+        (lambda index: _described(index).pop("family"), r"it lacks model\.description\.family"),
+        (lambda index: index["files"]["unet/model.onnx"].pop("sha256"), "it lacks sha256"),
+        (
+            lambda index: _described(index).update(family="stable-diffusion-xl"),
+            r"it lacks components\.text_encoder_2",
+        ),
+        (
+            lambda index: _described(index).update(family="flux"),
+            "family 'flux', and this farm knows stable-diffusion, stable-diffusion-xl",
+        ),
+        (
+            lambda index: _described(index).update(normalised=[]),
+            "normalised is not one value for each of text_encoder",
+        ),
+    ],
+)
+def test_what_an_index_lacks_is_named_with_who_wrote_it_and_what_to_do(
+    copy: Path, change: Callable[[dict[str, Any]], object], fault: str
+) -> None:
+    rewrite(copy, change)
+    with pytest.raises(ModelError, match=fault) as caught:
+        open_bundle(copy)
+    assert caught.value.where == str(copy)
+    assert caught.value.note == f"made by farm {__version__}"
+    assert "export the model again" in str(caught.value.hint)
+
+
+def _described(index: dict[str, Any]) -> dict[str, Any]:
+    described: dict[str, Any] = index["model"]["description"]
+    return described
+
+
+def test_every_family_that_a_lane_draws_may_come_as_a_bundle() -> None:
+    assert set(ENCODERS_OF_FAMILY) == set(FAMILIES)
 
 
 def test_what_the_installed_libraries_do_not_know_is_said_with_who_made_it(copy: Path) -> None:
