@@ -48,6 +48,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from farm.render import open_renderer
+from farm.render.difference import psnr
 from farm.render.lane.renderer import LaneRenderer
 from farm.render.loading import LoadedPipeline, load_pipeline
 from farm.render.noise import float32_noise, generators_of
@@ -480,12 +481,6 @@ def check(pictures: Mapping[str, Pictures], workload: Workload) -> None:
                     f"{workload.name}: {name} draws another picture than N ({likeness:.1f} dB): "
                     f"{task}\nno figures"
                 )
-
-
-def psnr(pixels: Pixels, reference: Pixels) -> float:
-    """Return the peak signal-to-noise ratio in decibels."""
-    error = np.mean((pixels.astype(np.float64) - reference) ** 2)
-    return math.inf if error == 0 else 10 * math.log10(255**2 / error)
 
 
 def rotated(names: Sequence[str], by: int) -> Iterator[str]:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from farm.render import Renderer, open_renderer
+from farm.render.difference import psnr
 from farm.task import Failed, FailureKind, PipelineKey, Rendered, TaskSpec, task_id
 
 
@@ -71,12 +72,6 @@ def pixels_of(backend: Backend, *tasks: TaskSpec) -> list[np.ndarray]:
     found = [results[task_id(task)] for task in tasks]
     assert all(isinstance(result, Rendered) for result in found), found
     return [result.pixels for result in found if isinstance(result, Rendered)]
-
-
-def psnr(a: np.ndarray, b: np.ndarray) -> float:
-    """Return the peak signal-to-noise ratio of two images in dB."""
-    error = np.mean((a.astype(float) - b.astype(float)) ** 2)
-    return float(10 * np.log10(255**2 / error)) if error else float("inf")
 
 
 def test_every_task_has_exactly_one_result(backend: Backend) -> None:

@@ -31,7 +31,7 @@ from farm.render.lane.lane import Decoded, Lane, LaneError, Start, Tally
 from farm.render.lane.measure import Paces, measure_paces
 from farm.render.lane.networks import Networks, Text
 from farm.render.lane.rows import Program, Row, Spoken
-from farm.render.lane.sizes import BatchSize, Experience, experience_with
+from farm.render.lane.sizes import Experience, Sizes, experience_with
 from farm.render.lane.torch_runtime import TorchRuntime, build_of, describe, why_unknown
 from farm.render.loading import load_pipeline
 from farm.render.pipelines import PipelineRenderer
@@ -70,8 +70,7 @@ _log = logging.getLogger(__name__)
 class _Shape:
     """What is known of the networks at one picture size; outlives the streams."""
 
-    batch: BatchSize
-    decoding: BatchSize
+    sizes: Sizes
     evaluations: int = 0
     """Made for the pictures that were delivered."""
     pictures: int = 0
@@ -80,6 +79,16 @@ class _Shape:
         """Count a row whose picture is good."""
         self.evaluations += row.executed
         self.pictures += 1
+
+    @property
+    def best_network(self) -> float:
+        """Seconds that its evaluations take at the best batch size."""
+        return self.evaluations * (self.sizes.batch.seconds_per_row or 0.0)
+
+    @property
+    def best_decoder(self) -> float:
+        """Seconds that its pictures take to decode at the best batch size."""
+        return self.pictures * (self.sizes.decoding.seconds_per_row or 0.0)
 
 
 @dataclass(slots=True, eq=False)
@@ -178,9 +187,9 @@ class LaneRenderer:
         A batch that is still being searched for may have doubled before more tasks can be here.
         """
         expected = [
-            shape.batch.current
-            if shape.batch.is_settled
-            else max(2 * shape.batch.current, BATCH_IN_SEARCH)
+            shape.sizes.batch.current
+            if shape.sizes.batch.is_settled
+            else max(2 * shape.sizes.batch.current, BATCH_IN_SEARCH)
             for shape in self._shapes.values()
         ]
         return 3 * max(expected, default=BATCH_IN_SEARCH)
@@ -192,8 +201,12 @@ class LaneRenderer:
         is_host = self._networks is None or self._networks.device.type == "cpu"
         host = self.tally.tick_seconds - self.tally.network_seconds if is_host else 0.0
         return Effort(
-            best_network=sum(s.evaluations * (s.batch.seconds_per_row or 0.0) for s in shapes),
-            best_decoder=sum(s.pictures * (s.decoding.seconds_per_row or 0.0) for s in shapes),
+            best_network=sum(
+                s.evaluations * (s.sizes.batch.seconds_per_row or 0.0) for s in shapes
+            ),
+            best_decoder=sum(
+                s.pictures * (s.sizes.decoding.seconds_per_row or 0.0) for s in shapes
+            ),
             network=self.tally.network_seconds,
             decoder=self.tally.decode_seconds,
             text=self.text_seconds,
@@ -260,7 +273,7 @@ class LaneRenderer:
             known = self._experience.at(
                 height, width, largest=lambda: _rows_that_fit(device, height * width)
             )
-            self._shapes[height, width] = _Shape(batch=known.batch, decoding=known.decoding)
+            self._shapes[height, width] = _Shape(sizes=known)
         return self._shapes[height, width]
 
     def berth(self, height: int, width: int) -> _Berth:
@@ -271,8 +284,8 @@ class LaneRenderer:
             Lane(
                 networks=self._networks,
                 shape=self._networks.latent_shape(height, width),
-                batch=shape.batch,
-                decoding=shape.decoding,
+                batch=shape.sizes.batch,
+                decoding=shape.sizes.decoding,
                 is_sharing=self._is_sharing,
                 tally=self.tally,
             ),

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from farm.render.lane.networks import Pictures
 from farm.render.lane.renderer import LaneRenderer
 from farm.render.lane.rows import Program, Registers
-from farm.render.lane.sizes import BatchSize
+from farm.render.lane.sizes import BatchSize, Experience, Sizes
 from farm.task import Failed, FailureKind, Rendered, RenderResult, TaskSpec
 from tests.render.lane.fakes import SCHEDULER, SineNetworks, expected_latents
 
@@ -155,16 +155,16 @@ def test_the_batch_stays_full_across_settings() -> None:
     _, _, renderer = finished(networks, tasks)
     shape = renderer.shape(8, 8)
     middle = networks.calls[len(networks.calls) // 3 : -12]
-    assert shape.batch.is_settled
+    assert shape.sizes.batch.is_settled
     # A row with guidance needs two seats, so one may stay empty.
-    assert min(middle) >= shape.batch.current - 1
+    assert min(middle) >= shape.sizes.batch.current - 1
 
 
 def test_rows_of_different_lengths_end_together() -> None:
     """The longest are begun first when the end is seen, so the batch drains in one go."""
     networks = SineNetworks()
-    renderer = LaneRenderer(networks)
-    renderer.shape(8, 8).batch = BatchSize(largest=8, smallest=8)
+    sizes = Sizes(batch=BatchSize(largest=8, smallest=8), decoding=BatchSize(largest=16))
+    renderer = LaneRenderer(networks, experience=Experience({(8, 8): sizes}))
     steps = (4, 6, 10, 15)
     tasks = [
         TaskSpec(prompt="a", seed=seed, guidance_scale=1.0, num_inference_steps=steps[seed % 4])

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from farm.render import Renderer
+from farm.render.difference import psnr
 from farm.samplers import SAMPLERS, refuse
 from farm.task import Failed, Rendered, RenderResult, TaskSpec
 
@@ -39,12 +40,6 @@ def decoded() -> Iterator[list[torch.Tensor]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(diffusers.AutoencoderKL, "decode", decode)
         yield seen
-
-
-def psnr(a: np.ndarray, b: np.ndarray) -> float:
-    """Return the peak signal-to-noise ratio of two images in dB."""
-    error = np.mean((a.astype(float) - b.astype(float)) ** 2)
-    return float(10 * np.log10(255**2 / error)) if error else float("inf")
 
 
 def draw(

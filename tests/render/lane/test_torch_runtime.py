@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from farm.render import open_renderer
+from farm.render.difference import psnr
 from farm.render.lane.families import join
 from farm.render.lane.lane import Lane
 from farm.render.lane.networks import Networks, Text
@@ -93,11 +94,6 @@ def drawn(model: Path, *, device: str, dtype: str) -> dict[TaskSpec, np.ndarray]
     return {result.task: result.pixels for result in results if isinstance(result, Rendered)}
 
 
-def decibels(a: np.ndarray, b: np.ndarray) -> float:
-    error = np.mean((a.astype(float) - b.astype(float)) ** 2)
-    return float(10 * np.log10(255**2 / error)) if error else float("inf")
-
-
 @pytest.mark.gpu
 @pytest.mark.parametrize(("dtype", "least"), [("float32", 40.0), ("float16", 25.0)])
 @pytest.mark.parametrize("compiled", ["0", "1"])
@@ -107,7 +103,7 @@ def test_a_gpu_draws_what_the_cpu_draws(
     expected = drawn(tiny_sd, device="cpu", dtype="float32")
     monkeypatch.setenv(COMPILE_VARIABLE, compiled)
     found = drawn(tiny_sd, device="cuda", dtype=dtype)
-    assert min(decibels(found[task], expected[task]) for task in expected) >= least
+    assert min(psnr(found[task], expected[task]) for task in expected) >= least
 
 
 @pytest.mark.gpu
