@@ -221,3 +221,18 @@ class ModelDescription:
     """Pixels that sides must be multiples of, where whole latents are not enough."""
     sizes: tuple[tuple[int, int], ...] = ()
     """Heights and widths in pixels that the networks were made for; empty for any."""
+
+
+def padded(
+    sample: torch.Tensor, timestep: torch.Tensor, conditioning: Conditioning
+) -> tuple[torch.Tensor, torch.Tensor, Conditioning]:
+    """Return what `Networks.denoise` takes with a power of two rows; the last row is repeated.
+
+    For runtimes that compile or record a network anew for every number of rows.
+    """
+    rows = len(sample)
+    if not rows & (rows - 1):
+        return sample, timestep, conditioning
+    copies = torch.arange(1 << rows.bit_length(), device=sample.device).clamp(max=rows - 1)
+    more = {name: value[copies] for name, value in conditioning.items()}
+    return sample[copies], timestep[copies], more

@@ -29,7 +29,13 @@ from transformers import CLIPTokenizer
 
 from farm.errors import ModelError
 from farm.render.batches import Refusal
-from farm.render.lane.networks import Conditioning, EncodedText, ModelDescription, Tokenizer
+from farm.render.lane.networks import (
+    Conditioning,
+    EncodedText,
+    ModelDescription,
+    Tokenizer,
+    padded,
+)
 from farm.render.onnx_bundle import TEXT_ENCODERS, UNET, VAE_DECODER, OnnxBundle
 from farm.render.providers import ON_GPU, PROVIDER_VARIABLE, PROVIDERS, Choice, choose
 from farm.task import RenderFacts
@@ -345,8 +351,16 @@ class OnnxRuntime:
     def denoise(
         self, sample: torch.Tensor, timestep: torch.Tensor, conditioning: Conditioning
     ) -> torch.Tensor:
-        """Run the UNet, every row at its own time."""
-        return self._unet({"sample": sample, "timestep": timestep, **conditioning})["prediction"]
+        """Run the UNet, every row at its own time.
+
+        A recorded UNet sees powers of two rows only: every other number would be recorded anew,
+        with all the memory that it needs.
+        """
+        rows = len(sample)
+        if self._unet.keeps_buffers:
+            sample, timestep, conditioning = padded(sample, timestep, conditioning)
+        said = self._unet({"sample": sample, "timestep": timestep, **conditioning})
+        return said["prediction"][:rows]
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Run the decoder."""
@@ -378,7 +392,8 @@ class _Network:
     ) -> None:
         self._session = session
         self._device = device
-        self._keeps_buffers = keeps_buffers
+        self.keeps_buffers = keeps_buffers
+        """Inputs and outputs stay where they are, as a recorded CUDA graph needs it."""
         self._buffers: dict[tuple[int, ...], tuple[int, _Tensors, _Tensors]] = {}
         """By the sizes of the axes: a number, inputs and outputs that stay where they are."""
         self._inputs = _axes_of(session.get_inputs()) if session else {}
@@ -409,7 +424,7 @@ class _Network:
     def _run(self, session: onnxruntime.InferenceSession, inputs: _Tensors) -> _Tensors:
         options = onnxruntime.RunOptions()
         sizes = sizes_of_axes(self._inputs, {name: one.shape for name, one in inputs.items()})
-        if self._keeps_buffers:
+        if self.keeps_buffers:
             number, inputs, outputs = self._recorded(inputs, sizes)
             options.add_run_config_entry("gpu_graph_id", str(number))
         else:
@@ -423,7 +438,7 @@ class _Network:
         if self._device.type == "cuda":  # what torch has queued for the inputs must be done
             torch.cuda.current_stream(self._device).synchronize()
         session.run_with_iobinding(binding, options)
-        if self._keeps_buffers:
+        if self.keeps_buffers:
             return {name: tensor.clone() for name, tensor in outputs.items()}
         return outputs
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from farm.render.lane.networks import Conditioning, EncodedText, ModelDescription
+from farm.render.lane.networks import Conditioning, EncodedText, ModelDescription, padded
 from farm.render.loading import LoadedPipeline
 from farm.task import RenderFacts
 
@@ -95,10 +95,8 @@ class TorchRuntime:
         A compiled UNet sees powers of two rows only: every other number would be compiled anew.
         """
         rows = len(sample)
-        if self.is_compiled and rows & (rows - 1):
-            copies = torch.arange(1 << rows.bit_length(), device=sample.device).clamp(max=rows - 1)
-            sample, timestep = sample[copies], timestep[copies]
-            conditioning = {name: value[copies] for name, value in conditioning.items()}
+        if self.is_compiled:
+            sample, timestep, conditioning = padded(sample, timestep, conditioning)
         others = {name: value for name, value in conditioning.items() if name != _HIDDEN}
         [prediction] = self._unet(
             sample.to(self._loaded.dtype),

@@ -268,14 +268,33 @@ def test_a_cuda_graphs_buffers_are_filled_anew(tiny_bundle: OnnxBundle) -> None:
     """The same bookkeeping that a CUDA graph needs, where a CPU can run it."""
     plain = OnnxRuntime(tiny_bundle, provider=choose_provider("cpu"), threads=1)
     kept = OnnxRuntime(tiny_bundle, provider=choose_provider("cpu"), threads=1)
-    kept._unet._keeps_buffers = True
+    kept._unet.keeps_buffers = True
     generator = torch.Generator().manual_seed(1)
     for batch in (2, 3, 2):
         sample = torch.randn(batch, 4, 16, 16, generator=generator)
         time = torch.rand(batch, generator=generator) * 999
         text = {"encoder_hidden_states": torch.randn(batch, 24, 16, generator=generator)}
         want = plain.denoise(sample, time, text)
-        assert torch.equal(kept.denoise(sample, time, text), want)
+        assert torch.allclose(kept.denoise(sample, time, text), want, atol=1e-5)
+    assert len(kept._unet._buffers) == 2  # of two rows and of four
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("cuda_graph", [False, True])
+def test_a_gpu_answers_what_the_cpu_answers(tiny_bundle: OnnxBundle, *, cuda_graph: bool) -> None:
+    """Bound to the device's memory, and replayed as one graph."""
+    by_cpu = OnnxRuntime(tiny_bundle, provider=choose_provider("cpu"), threads=1)
+    by_gpu = OnnxRuntime(
+        tiny_bundle, provider=choose_provider("cuda"), threads=1, cuda_graph=cuda_graph
+    )
+    generator = torch.Generator().manual_seed(1)
+    for batch in (2, 3, 2):
+        sample = torch.randn(batch, 4, 16, 16, generator=generator)
+        time = torch.rand(batch, generator=generator) * 999
+        text = {"encoder_hidden_states": torch.randn(batch, 24, 16, generator=generator)}
+        there = {name: value.cuda() for name, value in text.items()}
+        found = by_gpu.denoise(sample.cuda(), time.cuda(), there)
+        assert torch.allclose(found.cpu(), by_cpu.denoise(sample, time, text), atol=1e-3)
 
 
 def test_layers_come_as_the_family_needs_them(tiny_bundle: OnnxBundle) -> None:
