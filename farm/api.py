@@ -19,7 +19,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from farm import grid, manifest, planner, samplers
-from farm.errors import FarmError, InputError, ManifestError, OutputError, Problem, StoreError
+from farm.errors import (
+    FarmError,
+    InputError,
+    ManifestError,
+    MissingLibraryError,
+    OutputError,
+    Problem,
+    StoreError,
+)
 from farm.manifest import Job, SheetProblem, SheetSettings
 from farm.task import Scalar
 
@@ -159,13 +167,14 @@ def submit(
     event, and changes nothing else.
 
     Raises:
-        InputError: the matrix is larger than the job's `max_tasks` and `consent` is false.
+        InputError: the matrix is larger than the job's `max_tasks` and `consent` is false, or no
+            worker on this machine could run a backend of the job.
         ModelError: a model of the job is not on this machine and is no hub id.
+        MissingLibraryError: a library that the job needs is not installed.
         OutputError: the output cannot be written.
         StoreError: the output failed during the run; what was committed stays.
     """
     from farm import engine
-    from farm.render.models import resolve_model
     from farm.store import Store
 
     space = expand(job)
@@ -187,14 +196,12 @@ def submit(
             hint="use --executor inline, or a folder",
         )
     todo = _plan(space, job=job, force=force, retry_failed=retry_failed, limit=limit)
-    if address is None:
-        # On a cluster a model may be where only the workers see it.
-        for work in todo.pipelines:
-            if work.key.backend != "pattern":
-                resolve_model(work.key.model)
+    is_here = chosen.name == "inline" or engine.cluster_address(address) is None
+    if is_here:
+        _require_loadable(todo)
     store = Store.open(job.output, create=True)
     tell = on_event or _ignore
-    for message in _forewarnings(todo, job=job, store=store, is_here=address is None):
+    for message in _forewarnings(todo, job=job, store=store, is_here=is_here):
         tell(engine.Notice(message=message))
     store.write_job(manifest.resolve_yaml(job), name=job.name)
     report: RunReport | None = None
@@ -207,6 +214,31 @@ def submit(
     assert report is not None, "the last event of a run carries its report"
     _wind_up(job, report, store=store, tell=tell)
     return report
+
+
+def _require_loadable(todo: Plan) -> None:
+    """Refuse what no worker on this machine could load, before it is noted task by task.
+
+    Workers elsewhere may have other models, libraries and devices.
+
+    Raises:
+        FarmError: a model is not here, or nothing here runs backend `onnx` as it is asked to.
+    """
+    from farm.render.exporting import INSTALL_ONNX
+    from farm.render.models import resolve_model
+    from farm.render.providers import outlook
+
+    keys = [work.key for work in todo.pipelines if work.key.backend != "pattern"]
+    for key in keys:
+        resolve_model(key.model)
+    if dtypes := {key.dtype for key in keys if key.backend == "onnx"}:
+        try:
+            outlook(sorted(dtypes))
+        except ModuleNotFoundError as error:
+            raise MissingLibraryError(
+                f"library '{error.name}' is not installed, and backend onnx needs it",
+                hint=INSTALL_ONNX,
+            ) from error
 
 
 def _forewarnings(todo: Plan, *, job: Job, store: Store, is_here: bool) -> Iterator[str]:

@@ -6,7 +6,7 @@ caller needs to know about a run is in the events.
 
 from __future__ import annotations
 
-from farm.engine.choose import choose_executor
+from farm.engine.choose import choose_executor, cluster_address
 from farm.engine.decide import Policy
 from farm.engine.events import Event, Notice, RunFinished, RunReport
 from farm.engine.executor import Executor, Stop
@@ -21,5 +21,6 @@ __all__ = [
     "RunReport",
     "Stop",
     "choose_executor",
+    "cluster_address",
     "run",
 ]

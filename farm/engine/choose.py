@@ -58,7 +58,7 @@ def choose_executor(
                 hint="leave --address and --workers out, or use --executor ray",
             )
         return InlineExecutor(), "inline: one worker in this process, as asked"
-    address = address or os.environ.get("RAY_ADDRESS") or None
+    address = cluster_address(address)
     if importlib.util.find_spec("ray") is None:
         if choice == "auto" and address is None:
             return InlineExecutor(), "inline: one worker in this process, as Ray is not installed"
@@ -68,6 +68,11 @@ def choose_executor(
     if address is not None:
         return _on_cluster(address, workers=workers, resources=resources)
     return _on_this_machine(workers=workers, resources=resources)
+
+
+def cluster_address(address: str | None) -> str | None:
+    """Return the Ray cluster to join: what is asked for, else `RAY_ADDRESS`; None for none."""
+    return address or os.environ.get("RAY_ADDRESS") or None
 
 
 def _on_cluster(address: str, *, workers: int | None, resources: Resources) -> tuple[Executor, str]:

@@ -1,19 +1,21 @@
 """ONNX Runtime's execution providers: which are here, which one runs a graph, and what is amiss.
 
-Asked by backend `onnx` when it opens a model, and before by whoever wants to know: `farm plan` and
-`farm doctor`. So this needs no torch. Whether there is a GPU is told by torch where it is loaded
-anyway, else by what lies on this machine: a driver, and a build of torch that could use it.
+Asked by backend `onnx` when it opens a model, and before by whoever wants to know: `farm plan`,
+`farm submit` and `farm doctor`. So this needs no torch. Whether there is a GPU is told by torch
+where it is loaded anyway, else by what lies on this machine: a driver, and a build of torch that
+could use it.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from farm.errors import InputError, suggest
+from farm.errors import InputError, ModelError, suggest
 
 PROVIDERS: Mapping[str, str] = {
     "tensorrt": "TensorrtExecutionProvider",
@@ -113,14 +115,38 @@ def _require_usable(wanted: str, usable: Sequence[str]) -> None:
         )
 
 
-def outlook() -> Choice:
+def outlook(dtypes: Iterable[str] = ()) -> Choice:
     """Return the provider that backend `onnx` will choose on this machine, without loading torch.
+
+    Args:
+        dtypes: what the models are to compute in, as in a job.
 
     Raises:
         InputError: `$FARM_ONNX_PROVIDER` names one that is not usable here.
+        ModelError: the provider does not compute in one of the dtypes.
         ModuleNotFoundError: ONNX Runtime is not installed.
     """
-    return choose("auto", wanted=named_provider(), has_gpu=seems_to_have_gpu())
+    choice = choose("auto", wanted=named_provider(), has_gpu=seems_to_have_gpu())
+    for dtype in dtypes:
+        choose_dtype(dtype, choice)
+    return choice
+
+
+def choose_dtype(asked: str, choice: Choice) -> str:
+    """Return what the networks compute in: `auto` is float16 on a GPU, as everywhere.
+
+    Raises:
+        ModelError: the provider does not compute in what is asked for.
+    """
+    is_on_gpu = choice.name in ON_GPU
+    if asked == "auto":
+        return "float16" if is_on_gpu else "float32"
+    if asked == "bfloat16" or (asked == "float16" and not is_on_gpu):
+        raise ModelError(
+            f"backend onnx does not compute in {asked} on {'cuda' if is_on_gpu else 'cpu'}",
+            hint="use dtype auto or float32; on a CPU a bundle made with --quantize is faster",
+        )
+    return asked
 
 
 def named_provider() -> str | None:
@@ -129,12 +155,14 @@ def named_provider() -> str | None:
 
 
 def seems_to_have_gpu() -> bool:
-    """Return whether torch would find a CUDA device: a driver, and a build that uses it."""
+    """Return whether torch might find a CUDA device: a driver, and a build that uses it."""
     try:
         build = metadata.version("torch")
     except metadata.PackageNotFoundError:
         return False
-    return _DRIVER.exists() and not build.endswith("+cpu")
+    # Without the driver's files, on Windows and its Linux, its tool tells of it.
+    has_driver = _DRIVER.exists() or shutil.which("nvidia-smi") is not None
+    return has_driver and not build.endswith("+cpu")
 
 
 def runtime_version() -> str:

@@ -129,14 +129,15 @@ def _onnx_outlook(plan: Plan) -> str | None:
 
     Workers on other machines choose by what they find there.
     """
-    if all(work.key.backend != "onnx" for work in plan.pipelines):
+    dtypes = {work.key.dtype for work in plan.pipelines if work.key.backend == "onnx"}
+    if not dtypes:
         return None
     try:
-        return str(outlook())
+        return str(outlook(sorted(dtypes)))
     except ModuleNotFoundError:
         return "nothing: ONNX Runtime is not installed here"
     except InputError as error:
-        return f"nothing: {error.message}"
+        return f"nothing: {error.message}" + (f"; {error.hint}" if error.hint else "")
 
 
 def _estimate_by_images(plan: Plan) -> Estimate:

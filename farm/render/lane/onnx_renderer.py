@@ -9,7 +9,6 @@ import os
 
 import torch
 
-from farm.errors import ModelError
 from farm.render.exporting import bundle_of
 from farm.render.lane.families import join
 from farm.render.lane.onnx_runtime import (
@@ -23,7 +22,7 @@ from farm.render.lane.renderer import LaneRenderer
 from farm.render.lane.sizes import experience_with
 from farm.render.loading import quieten
 from farm.render.protocol import Renderer
-from farm.render.providers import named_provider
+from farm.render.providers import choose_dtype, named_provider
 from farm.task import PipelineKey
 
 
@@ -36,7 +35,8 @@ def open_onnx_renderer(key: PipelineKey, *, device: str, threads: int | None) ->
     provider = choose_provider(device, wanted=named_provider())
     if threads is not None:
         torch.set_num_threads(threads)
-    bundle = bundle_of(key.model, dtype=_dtype(key.dtype, provider.device), threads=threads)
+    dtype = choose_dtype(key.dtype, provider.choice)
+    bundle = bundle_of(key.model, dtype=dtype, threads=threads)
     runtime = OnnxRuntime(
         bundle,
         provider=provider,
@@ -48,15 +48,3 @@ def open_onnx_renderer(key: PipelineKey, *, device: str, threads: int | None) ->
     return LaneRenderer(
         join(describe_bundle(bundle), runtime), remark=remark, experience=experience_with(build)
     )
-
-
-def _dtype(choice: str, device: torch.device) -> str:
-    """Return what the networks are to compute in: `auto` is float16 on a GPU, as everywhere."""
-    if choice == "auto":
-        return "float16" if device.type == "cuda" else "float32"
-    if choice == "bfloat16" or (choice == "float16" and device.type != "cuda"):
-        raise ModelError(
-            f"backend onnx does not compute in {choice} on {device.type}",
-            hint="use dtype auto or float32; on a CPU a bundle made with --quantize is faster",
-        )
-    return choice
