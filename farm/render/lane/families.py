@@ -63,15 +63,18 @@ class StableDiffusion:
         width = task.width or self._model.own_width
         unit = self._model.side_unit or self._model.pixels_per_latent
         if height % unit or width % unit:
+            nearest = " x ".join(str(max(1, round(side / unit)) * unit) for side in (width, height))
             raise Refusal(
                 f"this model makes pictures whose sides are multiples of {unit} pixels, "
-                f"not {width} x {height}"
+                f"not {width} x {height}; the nearest is {nearest}"
             )
         sizes = self._model.sizes
         if sizes and (height, width) not in sizes:
             made_for = ", ".join(f"{width} x {height}" for height, width in sizes)
+            words = ",".join(f"{one[1]}x{one[0]}" for one in (*sizes, (height, width)))
             raise Refusal(
-                f"these networks were exported for pictures of {made_for}, not {width} x {height}"
+                f"these networks were exported for pictures of {made_for}, not {width} x {height}; "
+                f"change width and height, or export the model again with --sizes {words}"
             )
         return height, width
 

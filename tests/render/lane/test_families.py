@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -94,8 +95,20 @@ def test_latents_are_decoded_as_the_pipeline_decodes_them(
 
 
 def test_sides_between_latents_are_refused(networks: Networks) -> None:
-    with pytest.raises(Refusal, match="multiples of 2 pixels, not 32 x 33"):
+    with pytest.raises(Refusal, match="multiples of 2 pixels, not 32 x 33; the nearest is 32 x 32"):
         networks.size_of(TaskSpec(height=33, width=32))
+
+
+def test_a_size_that_was_not_exported_is_refused_with_what_to_do(loaded: LoadedPipeline) -> None:
+    model = replace(describe(loaded.pipe), sizes=((32, 32), (32, 48)))
+    networks = join(model, TorchRuntime(loaded))
+    assert networks.size_of(TaskSpec(height=32, width=48)) == (32, 48)
+    with pytest.raises(
+        Refusal,
+        match="for pictures of 32 x 32, 48 x 32, not 64 x 48; change width and height, or export "
+        "the model again with --sizes 32x32,48x32,64x48",
+    ):
+        networks.size_of(TaskSpec(height=48, width=64))
 
 
 def test_a_clip_skip_that_leaves_nothing_is_refused(networks: Networks) -> None:
