@@ -41,8 +41,7 @@ def build_scheduler(original: Any, task: TaskSpec) -> Any:  # noqa: ANN401 - dif
     check_sampler(
         original, backend="diffusers", sampler=task.sampler, sigma_schedule=task.sigma_schedule
     )
-    library = SAMPLERS[task.sampler].requires
-    if library and importlib.util.find_spec(library) is None:
+    if library := _missing_library(task.sampler):
         raise Refusal(f"sampler '{task.sampler}' needs the library {library}: pip install torchsde")
     return configure_scheduler(
         original, sampler=task.sampler, sigma_schedule=task.sigma_schedule, noise_seed=task.seed
@@ -71,9 +70,14 @@ def check_sampler(
         raise Refusal(reason)
     family = "flow" if _is_flow(original) else "diffusion"
     if sampler not in (DEFAULT, *_of_family(family)):
+        able = ", ".join(
+            name
+            for name in (DEFAULT, *_of_family(family))
+            if _can(original, backend=backend, sampler=name, sigma_schedule=sigma_schedule)
+        )
         raise Refusal(
             f"sampler '{sampler}' samples {SAMPLERS[sampler].family} models, and this is a "
-            f"{family} model (it can do: {', '.join((DEFAULT, *_of_family(family)))})"
+            f"{family} model" + (f" (it can do: {able})" if able else "")
         )
 
 
@@ -105,6 +109,30 @@ def takes(function: Callable[..., object], name: str) -> bool:
 
 def _of_family(family: str) -> list[str]:
     return [name for name, entry in SAMPLERS.items() if entry.family == family and name != DEFAULT]
+
+
+def _can(
+    original: Any,  # noqa: ANN401 - as above
+    *,
+    backend: str,
+    sampler: str,
+    sigma_schedule: str,
+) -> bool:
+    """Return whether a backend can run a sampler of the right family, with what is installed."""
+    if refuse(backend=backend, sampler=sampler, sigma_schedule=sigma_schedule):
+        return False
+    if sampler == DEFAULT:
+        try:
+            _schedule_options(type(original), sigma_schedule)
+        except Refusal:
+            return False
+    return backend != "diffusers" or _missing_library(sampler) is None
+
+
+def _missing_library(sampler: str) -> str | None:
+    """Return the library that diffusers needs for a sampler and that is not installed."""
+    library = SAMPLERS[sampler].requires
+    return library if library and importlib.util.find_spec(library) is None else None
 
 
 def _is_flow(scheduler: Any) -> bool:  # noqa: ANN401 - as above

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import inspect
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 
 from farm.render import Renderer
 from farm.render.batches import Refusal
-from farm.render.scheduling import build_scheduler
+from farm.render.scheduling import build_scheduler, check_sampler
 from farm.samplers import DEFAULT, SAMPLERS, SIGMA_SCHEDULES, Sampler
 from farm.task import Failed, FailureKind, Rendered, RenderResult, TaskSpec
 
@@ -135,6 +136,23 @@ def test_what_cannot_be_done_is_refused_with_the_reason(
 ) -> None:
     with pytest.raises(Refusal, match=reason):
         build_scheduler(original, TaskSpec(sampler=sampler))
+
+
+@pytest.mark.parametrize("backend", ["diffusers", "torch", "onnx"])
+@pytest.mark.parametrize("schedule", [DEFAULT, "karras"])
+@pytest.mark.parametrize(("sampler", "original"), [("flow_euler", DDIM), ("euler", FLOW)])
+def test_what_a_refusal_offers_instead_is_not_refused(
+    monkeypatch: pytest.MonkeyPatch, sampler: str, original: object, schedule: str, backend: str
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(Refusal, match=f"sampler '{sampler}' samples") as caught:
+        check_sampler(original, backend=backend, sampler=sampler, sigma_schedule=schedule)
+    offered = re.findall(r"[a-z0-9_]+", str(caught.value).partition("it can do: ")[2])
+    assert ("default" in offered) is (schedule == DEFAULT or original is FLOW)
+    for name in offered:
+        check_sampler(original, backend=backend, sampler=name, sigma_schedule=schedule)
+        if backend == "diffusers":
+            build_scheduler(original, TaskSpec(sampler=name, sigma_schedule=schedule))
 
 
 def test_a_missing_library_is_named_with_its_install_line(monkeypatch: pytest.MonkeyPatch) -> None:
