@@ -31,7 +31,7 @@ from export_onnx.lowering import lower
 from export_onnx.options import ExportOptions
 from export_onnx.quantizing import Feeds, Recorder, quantize
 from export_onnx.report import FOLDER, write_report
-from export_onnx.saving import drafting, save_graph, write_index
+from export_onnx.saving import GRAPH, drafting, save_graph, write_index
 from export_onnx.tracing import Extent, trace
 from export_onnx.verify import (
     LEAST_PSNR,
@@ -213,7 +213,7 @@ class _Export:
         if self._options.quantize != "none":
             with self._telling(f"quantising {UNET} ({self._options.quantize})"):
                 feeds = self._record() if self._options.quantize == "static" else ()
-                quantize(self._draft / UNET / "model.onnx", how=self._options.quantize, feeds=feeds)
+                quantize(self._draft / UNET / GRAPH, how=self._options.quantize, feeds=feeds)
         pipe = self._loaded.pipe
         for name in self._tokenizers():
             getattr(pipe, name).save_pretrained(self._draft / name)
@@ -231,7 +231,7 @@ class _Export:
         if self._options.target != "any" and traced.exporter == "dynamo":
             counts = lower(traced.model)
             _require_lowered(component, counts)
-        file = save_graph(_named(traced.model, component), self._draft / component.name)
+        file = save_graph(_named(traced.model, component), self._draft / component.name / GRAPH)
         if self._options.target == "cuda" and traced.exporter == "dynamo":
             half = self._options.dtype == "float16" and component.name == UNET
             counts = fuse_for_cuda(component, file, half=half) or counts
@@ -285,7 +285,7 @@ class _Export:
             },
             "components": {
                 component.name: {
-                    "file": f"{component.name}/model.onnx",
+                    "file": f"{component.name}/{GRAPH}",
                     "exporter": self.exporters[component.name],
                     "operators": self.operators[component.name],
                     "tolerance": component.tolerance,

@@ -16,9 +16,9 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime.quantization as ort_quantization
 import torch
-from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from export_onnx.options import Quantize
+from export_onnx.saving import load_graph, save_graph
 from farm.render.lane.networks import Conditioning
 
 _FLOAT = int(ir.DataType.FLOAT)
@@ -65,32 +65,36 @@ def quantize(file: Path, *, how: Quantize, feeds: Sequence[Feeds]) -> None:
     logging.root.setLevel(logging.ERROR)  # the quantiser speaks to its developers, at the root
     try:
         with tempfile.TemporaryDirectory(dir=file.parent) as folder:
-            done = Path(folder) / "done.onnx"
+            ready, done = Path(folder) / "ready.onnx", Path(folder) / "done.onnx"
             if how == "dynamic":
-                _quantize_dynamically(file, done)
+                _quantize_dynamically(save_graph(_without_types(load_graph(file)), ready), done)
             else:
-                ready = Path(folder) / "ready.onnx"
-                quant_pre_process(
-                    str(file), str(ready), skip_optimization=True, skip_symbolic_shape=True
-                )
-                _quantize_statically(ready, done, feeds)
-            done.replace(file)
+                _quantize_statically(save_graph(load_graph(file), ready), done, feeds)
+            save_graph(load_graph(done), file)
     finally:
         logging.root.setLevel(before)
 
 
-def _quantize_dynamically(file: Path, done: Path) -> None:
-    model = ir.to_proto(ir.load(file))
-    # torch's exporter tells the shapes of weights too; a weight that quantising transposes would
-    # contradict what was told.
-    del model.graph.value_info[:]
+def _without_types(model: ir.Model) -> ir.Model:
+    """Forget what torch's exporter tells of values, shapes of weights too.
+
+    A weight that quantising transposes would contradict what was told.
+    """
+    made = (value for node in model.graph for value in node.outputs if not value.is_graph_output())
+    for value in (*model.graph.initializers.values(), *made):
+        value.type = value.shape = None
+    return model
+
+
+def _quantize_dynamically(ready: Path, done: Path) -> None:
     ort_quantization.quantize_dynamic(
-        model,
+        str(ready),
         str(done),
         op_types_to_quantize=["MatMul"],
         per_channel=True,
         reduce_range=True,
         weight_type=ort_quantization.QuantType.QInt8,
+        use_external_data_format=True,
         # Of what lies behind an operator that is not the standard's: it infers no type there.
         extra_options={"DefaultTensorType": _FLOAT},
     )
@@ -106,4 +110,5 @@ def _quantize_statically(ready: Path, done: Path, feeds: Sequence[Feeds]) -> Non
         reduce_range=True,
         weight_type=ort_quantization.QuantType.QInt8,
         activation_type=ort_quantization.QuantType.QUInt8,
+        use_external_data_format=True,
     )

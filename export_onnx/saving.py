@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import onnx
 import onnx_ir as ir
 
 from farm.errors import OutputError
@@ -72,14 +73,24 @@ def _refused(folder: Path, error: OSError) -> OutputError:
     )
 
 
-def save_graph(model: ir.Model, folder: Path) -> Path:
-    """Write a graph; large weights go to one file beside it. Return the graph's file."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / GRAPH
+def load_graph(file: Path) -> ir.Model:
+    """Read a graph with all of its weights, wherever they lie, into memory."""
+    return ir.from_proto(onnx.load(file))
+
+
+def save_graph(model: ir.Model, file: Path) -> Path:
+    """Write a graph in memory; large weights go to a file beside it. Return `file`.
+
+    A graph that is there is replaced, and leaves no weights behind.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
     values = model.graph.initializers.values()
     size = sum(one.const_value.nbytes for one in values if one.const_value is not None)
-    ir.save(model, path, external_data=WEIGHTS if size > LARGEST_GRAPH else None)
-    return path
+    is_large = size > LARGEST_GRAPH
+    ir.save(model, file, external_data=WEIGHTS if is_large else None)
+    if not is_large:
+        file.with_name(WEIGHTS).unlink(missing_ok=True)
+    return file
 
 
 def write_index(draft: Path, facts: Mapping[str, Any]) -> None:

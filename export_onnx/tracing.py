@@ -69,20 +69,21 @@ def trace(component: Component, *, opset: int, extent: Extent) -> Traced:
         try:
             return Traced(model=_dynamo(component, opset, extent), exporter="dynamo")
         except Exception as error:  # noqa: BLE001 - the exporter raises whatever its passes raise
-            reason = _first_line(error)
+            reason = first_line(error)
         _log.warning("falling back to the older exporter", extra={"component": component.name})
         try:
             model = _torchscript(component, min(opset, NEWEST_TORCHSCRIPT_OPSET), extent)
         except Exception as error:
             raise ModelError(
                 f"torch {torch.__version__} cannot export this model's {component.name}: {reason}",
-                note=f"nor can its older exporter: {_first_line(error)}",
+                note=f"nor can its older exporter: {first_line(error)}",
                 hint="use backend torch for this model, or export with another version of torch",
             ) from error
     return Traced(model=model, exporter="torchscript", reason=reason)
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """Return the kind of an error and the first line of what it says."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 

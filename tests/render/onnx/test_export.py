@@ -10,14 +10,16 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 import torch
 
-from export_onnx.components import Component, components_of
+from export_onnx.components import Component, Tensor, components_of
 from export_onnx.export import export
 from export_onnx.fusing import fuse_for_cuda
 from export_onnx.options import parse_options
 from export_onnx.quantizing import quantize
+from export_onnx.saving import WEIGHTS, save_graph
 from export_onnx.tracing import Extent, trace
 from export_onnx.verify import ComponentParity, ImageParity, Parity, require
 from farm.errors import InputError, ModelError
@@ -42,17 +44,26 @@ def operators(file: Path) -> Counter[str]:
     return Counter(node.op_type for node in onnx.load(file).graph.node)
 
 
-def answer(file: Path, unet: Component) -> np.ndarray:
+def asked(component: Component) -> dict[str, np.ndarray]:
+    return {
+        one.name: feed.numpy()
+        for one, feed in zip(component.inputs, _example(component), strict=True)
+    }
+
+
+def _example(component: Component) -> tuple[torch.Tensor, ...]:
+    generator = torch.Generator().manual_seed(3)
+    return component.example(batch=3, height=16, width=16, generator=generator)
+
+
+def answer(file: Path, component: Component) -> np.ndarray:
     session = open_session(file, provider=choose_provider("cpu"), threads=1)
-    feeds = unet.example(batch=3, height=16, width=16, generator=torch.Generator().manual_seed(3))
-    arrays = {one.name: feed.numpy() for one, feed in zip(unet.inputs, feeds, strict=True)}
-    return np.asarray(session.run(None, arrays)[0])
+    return np.asarray(session.run(None, asked(component))[0])
 
 
-def expected(unet: Component) -> np.ndarray:
-    feeds = unet.example(batch=3, height=16, width=16, generator=torch.Generator().manual_seed(3))
+def expected(component: Component) -> np.ndarray:
     with torch.inference_mode():
-        return np.asarray(unet.module(*feeds))
+        return np.asarray(component.module(*_example(component)))
 
 
 # --- the bundle that first use makes ------------------------------------------------------------
@@ -116,6 +127,67 @@ def test_for_cuda_every_group_norm_is_fused(
     }
 
 
+class Enlarging(torch.nn.Module):
+    """Enlarges twice by the same scales, which are one constant of its graph."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.colours = torch.nn.Linear(16, 16)
+        self.convolutions = torch.nn.ModuleList(torch.nn.Conv2d(16, 16, 3, padding=1) for _ in "12")
+
+    def forward(self, sample: torch.Tensor) -> torch.Tensor:
+        sample = self.colours(sample.movedim(1, -1)).movedim(-1, 1)
+        for convolution in self.convolutions:
+            larger = torch.nn.functional.interpolate(sample, scale_factor=2.0, mode="nearest")
+            sample = convolution(larger)
+        return sample
+
+
+@pytest.fixture(scope="module")
+def enlarging() -> tuple[Component, ir.Model]:
+    torch.manual_seed(0)
+    component = Component(
+        name="unet",
+        module=Enlarging(),
+        inputs=(Tensor(name="sample", axes=("batch", 16, "height", "width")),),
+        outputs=(Tensor(name="prediction", axes=("batch", 16, "4*height", "4*width")),),
+        tolerance=1e-4,
+    )
+    traced = trace(component, opset=23, extent=Extent(height=4, width=6, is_fixed=False))
+    assert traced.exporter == "dynamo"
+    return component, traced.model
+
+
+def test_enlarging_twice_in_float16_keeps_its_scales(
+    enlarging: tuple[Component, ir.Model], tmp_path: Path
+) -> None:
+    component, model = enlarging
+    file = save_graph(model, tmp_path / "model.onnx")
+    resizes = [node for node in onnx.load(file).graph.node if node.op_type == "Resize"]
+    assert len({node.input[2] for node in resizes}) == 1 < len(resizes)
+    fuse_for_cuda(component, file, half=True)
+    graph = onnx.load(file).graph
+    named = [name for node in graph.node for name in node.output]
+    assert len(named) == len(set(named))
+    types = {entry.name: entry.data_type for entry in graph.initializer}
+    scales = [node.input[2] for node in graph.node if node.op_type == "Resize"]
+    assert [types[name] for name in scales] == [onnx.TensorProto.FLOAT] * 2
+    assert onnx.TensorProto.FLOAT16 in types.values()
+
+
+def test_what_the_optimiser_gives_up_at_is_said_with_a_next_step(
+    enlarging: tuple[Component, ir.Model], tmp_path: Path
+) -> None:
+    component, model = enlarging
+    file = save_graph(model, tmp_path / "model.onnx")
+    broken = onnx.load(file)
+    broken.graph.node.append(next(n for n in broken.graph.node if n.op_type == "Resize"))
+    onnx.save(broken, file)
+    with pytest.raises(ModelError, match=r"cannot write unet for CUDA: \w+") as caught:
+        fuse_for_cuda(component, file, half=False)
+    assert "--optimize cpu" in str(caught.value.hint)
+
+
 def test_a_fusion_that_is_missed_is_an_error(
     tiny_bundle: OnnxBundle, unet: Component, tmp_path: Path
 ) -> None:
@@ -135,6 +207,40 @@ def test_dynamic_quantisation_keeps_the_prediction_close(
     want = expected(unet)
     error = np.abs(answer(file, unet) - want).max() / np.abs(want).max()
     assert 0 < error < 0.2
+
+
+@pytest.mark.parametrize(
+    ("way", "fits"), [("dynamic", False), ("static", True), ("fuse", False), ("halve", True)]
+)
+def test_weights_beside_a_graph_are_replaced_or_leave(
+    enlarging: tuple[Component, ir.Model],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    way: str,
+    *,
+    fits: bool,
+) -> None:
+    """As those of Stable Diffusion 1.5, which are more than a graph may hold."""
+    monkeypatch.setattr("export_onnx.saving.LARGEST_GRAPH", 12_000)
+    component, model = enlarging
+    file = save_graph(model, tmp_path / "model.onnx")
+    weights = tmp_path / WEIGHTS
+    before = weights.read_bytes()
+    if way == "dynamic":
+        quantize(file, how="dynamic", feeds=())
+    elif way == "static":
+        quantize(file, how="static", feeds=[asked(component)])
+    else:
+        fuse_for_cuda(component, file, half=way == "halve")
+    assert set(tmp_path.iterdir()) == ({file} if fits else {file, weights})
+    if not fits:
+        assert weights.read_bytes() != before
+    if way in {"dynamic", "static"}:
+        want = expected(component)
+        error = np.abs(answer(file, component) - want).max() / np.abs(want).max()
+        assert 0 < error < 0.2
+    found = [onnx.numpy_helper.to_array(entry) for entry in onnx.load(file).graph.initializer]
+    assert all(np.isfinite(weight).all() for weight in found)
 
 
 @pytest.mark.slow
@@ -201,14 +307,8 @@ def _text_encoder_only(pipe: object, description: object) -> tuple[Component, ..
 def _lower_wrongly(model: object) -> dict[str, int]:
     for value in model.graph.initializers.values():  # type: ignore[attr-defined]
         if value.name.endswith("token_embedding.weight"):
-            value.const_value = onnx_ir_tensor(value.const_value.numpy()[::-1].copy())
+            value.const_value = ir.tensor(value.const_value.numpy()[::-1].copy())
     return {"MultiHeadAttention": 0, "InstanceNormalization": 0}
-
-
-def onnx_ir_tensor(array: np.ndarray) -> object:
-    import onnx_ir
-
-    return onnx_ir.tensor(array)
 
 
 def test_an_unknown_family_is_refused(tiny_flow: Path, tmp_path: Path) -> None:
