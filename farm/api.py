@@ -6,6 +6,7 @@ one, and never exits the process.
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 import signal
@@ -430,7 +431,7 @@ def bench(
 
     with tempfile.TemporaryDirectory(prefix="farm-bench-") as folder:
         path = Path(folder, "bench.yaml")
-        path.write_text(_BENCH_JOB, encoding="utf-8")
+        path.write_text(_bench_job(images), encoding="utf-8")
         settings = (f"model={model}", f"backend={backend}", f"output={Path(folder, 'out')}", *sets)
         job = load_job(path, overrides=settings)
         task = expand(job)[0]
@@ -451,7 +452,7 @@ def bench(
         def listen(event: Event) -> None:
             written.append(getattr(event, "write_seconds", 0.0))
 
-        report = submit(job, executor="inline", limit=images, on_event=listen)
+        report = submit(job, executor="inline", limit=images, consent=True, on_event=listen)
     best = report.denoiser_evaluations * paces.network.best + report.rendered * paces.decoder.best
     return Bench(
         model=model,
@@ -469,6 +470,14 @@ def bench(
 
 _BENCH_SECONDS = 10.0
 """For each network; a large one on a CPU takes longer, because each size is tried in full."""
+
+
+def _bench_job(images: int) -> str:
+    """Return a job file with at least so many tasks; the first ones are always the same."""
+    seeds = max(64, math.ceil(images / _BENCH_CELLS))
+    return f"{_BENCH_JOB}  seed: 1..{seeds}\nsample: {{n: {max(256, images)}, seed: 1}}\n"
+
+
 _BENCH_JOB = """\
 name: bench
 sheets: []
@@ -478,6 +487,6 @@ matrix:
   prompt: [a red sword, a wooden shield]
   guidance_scale: [1.0, 4.0, 7.5]
   sampler: [euler_a, dpmpp_2m, ddim]
-  seed: 1..64
-sample: {n: 256, seed: 1}
 """
+_BENCH_CELLS = 18
+"""Of each seed."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -740,12 +741,21 @@ def _versions() -> str:
     from importlib.metadata import PackageNotFoundError, version
 
     lines = [f"farm {__version__}", f"python {sys.version.split()[0]}"]
-    for name in ("torch", "diffusers", "transformers", "ray", "pandas", "pyarrow", "duckdb"):
-        try:
-            lines.append(f"{name} {version(name)}")
-        except PackageNotFoundError:
-            lines.append(f"{name} not installed")
+    for names in _NAMED:
+        found = []
+        for name in names:
+            with suppress(PackageNotFoundError):
+                found.append(f"{name} {version(name)}")
+        lines += found or [f"{names[0]} not installed"]
     return "\n".join(lines)
+
+
+_NAMED = (
+    *(("torch",), ("diffusers",), ("transformers",)),
+    tuple(f"onnxruntime{build}" for build in ("", "-gpu", "-directml", "-openvino")),
+    *(("ray",), ("pandas",), ("pyarrow",), ("duckdb",)),
+)
+"""Libraries whose versions matter; each by the names it may be installed under."""
 
 
 def main() -> None:
