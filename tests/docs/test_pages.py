@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import json
+import re
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -55,6 +56,15 @@ def test_the_keys_of_a_plan_are_those_that_the_command_prints(
         cli.main()
     rows = load_generator().json_plan().splitlines()[2:]
     assert [row.split("`")[1] for row in rows] == list(json.loads(capsys.readouterr().out))
+
+
+def test_every_variable_that_the_code_reads_is_in_the_table_of_the_environment() -> None:
+    sources = (path.read_text(encoding="utf-8") for path in (ROOT / "farm").rglob("*.py"))
+    read = {name for text in sources for name in re.findall(r'"(FARM_[A-Z_]+)"', text)}
+    page = (ROOT / "docs/reference/cli.md").read_text(encoding="utf-8")
+    told = page.partition("\n## Environment\n")[2].partition("\n## ")[0]
+    assert "FARM_MODELS" in read
+    assert set(re.findall(r"`(FARM_[A-Z_]+)`", told)) == read
 
 
 def test_the_glossary_is_in_order() -> None:
