@@ -348,7 +348,8 @@ def sheet(
     ] = None,
     dark: Annotated[bool, typer.Option("--dark", help="Light type on a dark page.")] = False,
     tile: Annotated[
-        int | None, typer.Option(min=8, help="Longest side of a picture, pixels.", metavar="N")
+        int | None,
+        typer.Option(help="Longest side of a picture, pixels; at least 8.", metavar="N"),
     ] = None,
     out: Annotated[
         Path | None,

@@ -106,6 +106,8 @@ class Resources:
 
 
 Theme: TypeAlias = Literal["light", "dark"]
+LEAST_TILE = 8
+"""Pixels; smaller pictures on a sheet show nothing."""
 
 
 def _setting(doc: str, default: Any = None) -> Any:  # noqa: ANN401 - as dataclasses.field
@@ -134,7 +136,8 @@ class SheetSettings:
     score: str | None = _setting("Column of numbers that colours a strip below each picture.")
     theme: Theme = _setting("`light` or `dark`.", "light")  # noqa: RUF009 - a field
     tile: int | None = _setting(
-        "Longest side of a picture on the sheet, in pixels; by default its own, up to 512."
+        f"Longest side of a picture on the sheet, in pixels, at least {LEAST_TILE}; by default its "
+        "own, up to 512."
     )
     file: str | None = _setting(
         "Name of the file in the output's folder `sheets`; its suffix chooses the format. By "

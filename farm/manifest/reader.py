@@ -32,6 +32,7 @@ from farm.manifest.expression import (
 )
 from farm.manifest.job import (
     DEVICE_NAME,
+    LEAST_TILE,
     VAR_PREFIX,
     Block,
     ImageSettings,
@@ -446,8 +447,8 @@ class _JobReader:
                 self._problems.add(entry.place, f"unknown key '{entry.key}' of a sheet", hint=hint)
             elif entry.key == "tile":
                 given["tile"] = self._values.whole(entry.node, "tile")
-                if given["tile"] is not None and given["tile"] < 1:
-                    self._problems.add(entry.node.place, "'tile' must be at least 1")
+                if given["tile"] is not None and given["tile"] < LEAST_TILE:
+                    self._problems.add(entry.node.place, f"'tile' must be at least {LEAST_TILE}")
             else:
                 given[entry.key] = self._text(node, entry.key)
         for name in _SHEET_COLUMNS:  # a job file may say cfg; the catalog says guidance_scale

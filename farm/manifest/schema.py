@@ -11,7 +11,7 @@ from dataclasses import fields
 from typing import Any
 
 from farm import samplers
-from farm.manifest.job import Job, SheetSettings
+from farm.manifest.job import LEAST_TILE, Job, SheetSettings
 from farm.manifest.reader import IMAGE_FORMATS, THEMES
 from farm.manifest.values import BUILTIN_MODELS
 from farm.task import ALIASES, FIELDS, FieldInfo
@@ -132,7 +132,7 @@ def _sheet() -> Schema:
         for entry in fields(SheetSettings)
     }
     properties["theme"] |= {"type": "string", "enum": list(THEMES)}
-    properties["tile"] |= {"type": "integer", "minimum": 1}
+    properties["tile"] |= {"type": "integer", "minimum": LEAST_TILE}
     return {"type": "object", "additionalProperties": False, "properties": properties}
 
 

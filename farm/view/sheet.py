@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from farm.errors import InputError, StoreError, suggest
-from farm.manifest.job import VAR_PREFIX, SheetSettings
+from farm.manifest.job import LEAST_TILE, VAR_PREFIX, SheetSettings
 from farm.store import Store
 from farm.store.files import Files, open_files
 from farm.store.layout import SHEETS
@@ -853,7 +853,16 @@ def _gallery(
 
 
 def _tile_size(rows: Sequence[Record], tile: int | None) -> tuple[int, int]:
-    """Return a box that every picture fits into, with sides in the proportion of the largest."""
+    """Return a box that every picture fits into, with sides in the proportion of the largest.
+
+    Raises:
+        InputError: `tile` asks for pictures that show nothing.
+    """
+    if tile is not None and tile < LEAST_TILE:
+        raise InputError(
+            f"pictures of {tile} pixels are too small to see",
+            hint=f"let tile be at least {LEAST_TILE}",
+        )
     width = max((row.get("width") or 0 for row in rows), default=0) or _NATURAL_EDGE
     height = max((row.get("height") or 0 for row in rows), default=0) or _NATURAL_EDGE
     longest = max(width, height)

@@ -190,7 +190,7 @@ def test_a_good_job_has_no_problems() -> None:
         ("sheets: {xx: seed}", "1:10: unknown key 'xx' of a sheet"),
         ("sheets: {super-x: seed}", "unknown key 'super-x' of a sheet (did you mean 'super_x'?)"),
         ("sheets: {theme: pink}", "1:17: 'theme' must be one of light, dark"),
-        ("sheets: {tile: 0}", "1:16: 'tile' must be at least 1"),
+        ("sheets: {tile: 7}", "1:16: 'tile' must be at least 8"),
         ("sheets: {tile: large}", "1:16: 'tile'"),
         ("sheets: {file: ../../x.png}", "1:16: 'file' is a name in the output's folder"),
         ("sheets: {diff_against: euler}", "1:24: 'diff_against' needs the form column=value"),

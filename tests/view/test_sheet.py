@@ -268,6 +268,16 @@ def test_too_much_for_a_page_makes_pages(
     assert all(sheet.shape[0] * sheet.shape[1] <= 110_000 for sheet in sheets)
 
 
+def test_pictures_too_small_to_see_are_refused(
+    task: MakeTask, make_output: MakeOutput, tmp_path: Path
+) -> None:
+    output = make_output([task()])
+    with pytest.raises(InputError, match="pictures of 7 pixels are too small") as caught:
+        make_sheet(output, tile=7, out=tmp_path / "s.png")
+    assert caught.value.hint == "let tile be at least 8"
+    make_sheet(output, tile=8, out=tmp_path / "s.png")
+
+
 def test_tiles_can_be_enlarged(task: MakeTask, make_output: MakeOutput, tmp_path: Path) -> None:
     one = task(prompt="an apple")
     [file] = make_sheet(make_output([one]), out=tmp_path / "s.png", tile=96)
