@@ -7,6 +7,7 @@ export to the same place. What is in a bundle, and how it is read: `farm.render.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -29,6 +30,8 @@ WEIGHTS = "model.onnx_data"
 LARGEST_GRAPH = 1 << 30
 """Bytes of weights that are kept inside a graph. Above, they lie in one file beside it: protobuf
 ends at 2 GB."""
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
 @contextmanager
@@ -69,8 +72,16 @@ def _refused(folder: Path, error: OSError) -> OutputError:
         f"the ONNX bundle cannot be written: {error.strerror or error}",
         where=str(folder),
         note="nothing is left of it",
-        hint="make room there (df -h), or name a folder on another disk",
+        hint=_next_step(error),
     )
+
+
+def _next_step(error: OSError) -> str:
+    if error.errno in _FULL:
+        return "make room there (df -h), or name a folder on another disk"
+    if error.errno in _FORBIDDEN:
+        return "name a folder that you may write to, or ask who owns this one (ls -ld)"
+    return "name another folder"
 
 
 def load_graph(file: Path) -> ir.Model:

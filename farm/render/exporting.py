@@ -12,14 +12,16 @@ import json
 import logging
 import shutil
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from farm.errors import MissingLibraryError, ModelError
+from farm.errors import MissingLibraryError, ModelError, OutputError
 from farm.render.models import bundles_folder, model_sha256, resolve_model
 from farm.render.onnx_bundle import FORMAT, OnnxBundle, open_bundle
+from farm.render.providers import choose_dtype, outlook
 
 if TYPE_CHECKING:
     from export_onnx.export import ExportReport
@@ -85,10 +87,7 @@ def bundle_of(model: str, *, dtype: str, threads: int | None) -> OnnxBundle:
             "the model",
         )
     folder = _place_of(content, dtype)
-    from filelock import FileLock
-
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.parent / f"{folder.name}.lock"):
+    with _alone_at(folder):
         if (found := _whole(folder)) is not None:
             return found
         _tell(f"exporting {model} to ONNX, once; the bundle is kept in {folder}")
@@ -107,27 +106,63 @@ def awaits_export(model: str, dtype: str) -> bool:
 
     Args:
         model: any reference.
-        dtype: as in a job; `auto` is what a CPU takes.
+        dtype: as in a job.
 
     Raises:
-        ModelError: nothing has that name.
+        InputError: backend onnx could not run the model here; see `farm.render.providers.outlook`.
+        ModelError: nothing has that name, or what would run it does not compute in that dtype.
+        ModuleNotFoundError: ONNX Runtime is not installed.
     """
     source = resolve_model(model)
     if source.kind == "onnx" or (content := model_sha256(source)) is None:
         return False
-    return not _place_of(content, "float32" if dtype == "auto" else dtype).exists()
+    return not _place_of(content, choose_dtype(dtype, outlook())).exists()
+
+
+@contextmanager
+def _alone_at(folder: Path) -> Iterator[None]:
+    """Hold a folder of the cache, so that one process at a time makes it.
+
+    Raises:
+        OutputError: the cache cannot be written.
+    """
+    from filelock import FileLock
+
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        held = FileLock(folder.parent / f"{folder.name}.lock").acquire()
+    except OSError as error:
+        raise _unwritable(folder.parent, error) from error
+    with held:
+        yield
+
+
+def _unwritable(place: Path, error: OSError) -> OutputError:
+    return OutputError(
+        f"backend onnx cannot keep bundles here: {error.strerror or error}",
+        where=str(place),
+        hint="set XDG_CACHE_HOME to a folder that you may write to, or export the model "
+        "elsewhere (farm export-onnx MODEL DIR) and use DIR as the model",
+    )
 
 
 def _whole(folder: Path) -> OnnxBundle | None:
-    """Return the bundle in the cache, None if there is none; a damaged one is removed."""
+    """Return the bundle in the cache, None if there is none; a damaged one is removed.
+
+    Raises:
+        OutputError: it cannot be removed.
+    """
     if not folder.exists():
         return None
     try:
         return open_bundle(folder)
     except ModelError as error:
         _log.warning("a bundle in the cache is made anew: %s", error)
+    try:
         shutil.rmtree(folder)
-        return None
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+    return None
 
 
 def _place_of(content: str, dtype: str) -> Path:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from farm.errors import InputError, ModelError
+from farm.errors import InputError, ModelError, OutputError
 from farm.render import Renderer, exporting, open_renderer
 from farm.render.difference import psnr
 from farm.render.lane.networks import EncodedText
@@ -148,6 +148,37 @@ def test_whether_an_export_comes_first(
     assert not exporting.awaits_export("someone/something-not-here", "auto")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert exporting.awaits_export(model, "auto")
+
+
+@pytest.mark.parametrize(("has_gpu", "dtype"), [(True, "float16"), (False, "float32")])
+def test_the_forewarning_looks_for_what_will_be_rendered_with(
+    tiny_sd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dtype: str, *, has_gpu: bool
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    built_in = [PROVIDERS["cuda"], PROVIDERS["cpu"]]
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: built_in)
+    monkeypatch.setattr("farm.render.providers.seems_to_have_gpu", lambda: has_gpu)
+
+    def export(_model: str, folder: Path, **_: object) -> object:
+        folder.mkdir()
+        raise ModelError("made, for all that is looked at")
+
+    monkeypatch.setattr(exporting, "export_bundle", export)
+    assert exporting.awaits_export(str(tiny_sd), "auto")
+    with pytest.raises(ModelError, match="made"):
+        exporting.bundle_of(str(tiny_sd), dtype=dtype, threads=1)
+    assert not exporting.awaits_export(str(tiny_sd), "auto")
+
+
+def test_a_cache_that_cannot_be_written_is_said_with_its_place(
+    tiny_sd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(OutputError, match="cannot keep bundles here: Not a directory") as caught:
+        exporting.bundle_of(str(tiny_sd), dtype="float32", threads=1)
+    assert str(tmp_path / "file") in str(caught.value.where)
+    assert "XDG_CACHE_HOME" in str(caught.value.hint)
 
 
 def test_a_damaged_bundle_in_the_cache_is_made_anew(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import resource
 import shutil
 from collections.abc import Callable
@@ -230,6 +232,23 @@ def _write_too_much(folder: Path, hard: int) -> None:
     with drafting(folder) as draft:
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
         (draft / "graph").write_bytes(bytes(2000))
+
+
+@pytest.mark.parametrize(
+    ("number", "step"),
+    [
+        (errno.ENOSPC, "make room there"),
+        (errno.EDQUOT, "make room there"),
+        (errno.EACCES, "that you may write to"),
+        (errno.EROFS, "that you may write to"),
+        (errno.ENOTDIR, "name another folder"),
+    ],
+)
+def test_the_next_step_is_that_of_the_reason(tmp_path: Path, number: int, step: str) -> None:
+    refusal = OSError(number, os.strerror(number))
+    with pytest.raises(OutputError, match=os.strerror(number)) as caught:
+        _write_half(tmp_path / "new", refusal)
+    assert step in str(caught.value.hint)
 
 
 def test_what_a_killed_export_left_is_swept(tmp_path: Path) -> None:
