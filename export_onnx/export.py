@@ -23,6 +23,7 @@ from export_onnx.adapting import adapt, adapted_sha256, adapters_of
 from export_onnx.components import (
     VAE_ENCODER,
     Component,
+    Tensor,
     components_of,
     gives_normalised_layers,
 )
@@ -141,9 +142,22 @@ def export(
         bytes=size,
         seconds=time.perf_counter() - started,
         parity=parity,
-        exporters=draft_export.exporters,
-        operators=draft_export.operators,
+        exporters={name: one.exporter for name, one in draft_export.written.items()},
+        operators={name: one.operators for name, one in draft_export.written.items()},
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Written:
+    """What a graph turned out to be."""
+
+    exporter: str
+    """What traced it, and why if it was not the first choice."""
+    opset: int
+    inputs: tuple[Tensor, ...]
+    """Those that the network looks at."""
+    operators: Mapping[str, int]
+    """Of ONNX Runtime's own."""
 
 
 class _Export:
@@ -178,8 +192,7 @@ class _Export:
             if options.has_encoder or component.name != VAE_ENCODER
         )
         self._sizes = self._sizes_to_prove()
-        self.exporters: dict[str, str] = {}
-        self.operators: dict[str, dict[str, int]] = {}
+        self.written: dict[str, _Written] = {}
 
     @property
     def _unit(self) -> int:
@@ -222,20 +235,31 @@ class _Export:
 
     def _write_graph(self, component: Component) -> None:
         traced = trace(component, opset=self._options.opset, extent=self._extent(component))
-        self.exporters[component.name] = (
-            f"{traced.exporter}: {traced.reason}" if traced.reason else traced.exporter
-        )
         if traced.reason:
             self._tell(f"{component.name}: torch's older exporter, because {traced.reason}")
+        half = self._options.dtype == "float16" and component.name == UNET
+        if half and traced.reason:
+            raise ModelError(
+                f"{component.name} cannot be written in float16: torch's older exporter had to "
+                f"trace it, because {traced.reason}",
+                hint="use dtype float32, or backend torch for this model",
+            )
         counts: Mapping[str, int] = {}
-        if self._options.target != "any" and traced.exporter == "dynamo":
+        if self._options.target != "any" and not traced.reason:
             counts = lower(traced.model)
             _require_lowered(component, counts)
+        graph = traced.model.graph
+        names = {value.name for value in graph.inputs}
+        opset = graph.opset_imports[""]
         file = save_graph(_named(traced.model, component), self._draft / component.name / GRAPH)
-        if self._options.target == "cuda" and traced.exporter == "dynamo":
-            half = self._options.dtype == "float16" and component.name == UNET
+        if self._options.target == "cuda" and not traced.reason:
             counts = fuse_for_cuda(component, file, half=half) or counts
-        self.operators[component.name] = dict(counts)
+        self.written[component.name] = _Written(
+            exporter=f"{traced.exporter}: {traced.reason}" if traced.reason else traced.exporter,
+            opset=opset,
+            inputs=tuple(one for one in component.inputs if one.name in names),
+            operators=dict(counts),
+        )
 
     def _extent(self, component: Component) -> Extent:
         latent = self._description.pixels_per_latent
@@ -270,7 +294,7 @@ class _Export:
                 **{name: version(name) for name in _LIBRARIES},
                 "onnxruntime": onnxruntime.__version__,
             },
-            "opset": options.opset,
+            "opset": max(one.opset for one in self.written.values()),
             "target": options.target,
             "dtype": options.dtype if options.quantize == "none" else "int8",
             "quantize": options.quantize,
@@ -286,13 +310,15 @@ class _Export:
             "components": {
                 component.name: {
                     "file": f"{component.name}/{GRAPH}",
-                    "exporter": self.exporters[component.name],
-                    "operators": self.operators[component.name],
+                    "exporter": written.exporter,
+                    "opset": written.opset,
+                    "operators": written.operators,
                     "tolerance": component.tolerance,
-                    "inputs": [_facts_of(one) for one in component.inputs],
+                    "inputs": [_facts_of(one) for one in written.inputs],
                     "outputs": [_facts_of(one) for one in component.outputs],
                 }
                 for component in self._components
+                for written in [self.written[component.name]]
             },
             "parity": _summary(parity),
         }
@@ -400,7 +426,7 @@ def _rounded(pixels: int, unit: int) -> int:
     return max(unit, pixels // unit * unit)
 
 
-def _facts_of(tensor: Any) -> dict[str, Any]:  # noqa: ANN401 - a component's Tensor
+def _facts_of(tensor: Tensor) -> dict[str, Any]:
     facts = asdict(tensor)
     return {"name": facts["name"], "axes": list(facts["axes"]), "dtype": facts["dtype"]}
 

@@ -59,7 +59,7 @@ def quantize(file: Path, *, how: Quantize, feeds: Sequence[Feeds]) -> None:
     Args:
         file: a float32 graph.
         how: see the module.
-        feeds: inputs of the graph to measure activations on; `dynamic` needs none.
+        feeds: inputs of the network to measure activations on; `dynamic` needs none.
     """
     before = logging.root.level
     logging.root.setLevel(logging.ERROR)  # the quantiser speaks to its developers, at the root
@@ -69,7 +69,10 @@ def quantize(file: Path, *, how: Quantize, feeds: Sequence[Feeds]) -> None:
             if how == "dynamic":
                 _quantize_dynamically(save_graph(_without_types(load_graph(file)), ready), done)
             else:
-                _quantize_statically(save_graph(load_graph(file), ready), done, feeds)
+                model = load_graph(file)
+                asked = {value.name for value in model.graph.inputs}
+                known = [{name: feed[name] for name in feed.keys() & asked} for feed in feeds]
+                _quantize_statically(save_graph(model, ready), done, known)
             save_graph(load_graph(done), file)
     finally:
         logging.root.setLevel(before)

@@ -21,13 +21,14 @@ from export_onnx.options import parse_options
 from export_onnx.quantizing import quantize
 from export_onnx.saving import WEIGHTS, save_graph
 from export_onnx.tracing import Extent, trace
-from export_onnx.verify import ComponentParity, ImageParity, Parity, require
+from export_onnx.verify import ComponentParity, ImageParity, Parity, compare_components, require
 from farm.errors import InputError, ModelError
 from farm.render.exporting import export_bundle
 from farm.render.lane.onnx_runtime import choose_provider, newest_opset, open_session
 from farm.render.lane.torch_runtime import describe
 from farm.render.loading import load_pipeline
-from farm.render.onnx_bundle import OnnxBundle
+from farm.render.models import ONNX_INDEX
+from farm.render.onnx_bundle import OnnxBundle, OnnxComponent, open_bundle
 from farm.task import PipelineKey
 
 pytestmark = [pytest.mark.xdist_group("onnx"), pytest.mark.timeout(900)]
@@ -243,20 +244,63 @@ def test_weights_beside_a_graph_are_replaced_or_leave(
     assert all(np.isfinite(weight).all() for weight in found)
 
 
-@pytest.mark.slow
-def test_a_network_that_cannot_be_captured_is_traced(unet: Component) -> None:
-    class Branching(torch.nn.Module):
-        """Looks at a value, which a capture has not."""
+# --- torch's older exporter ---------------------------------------------------------------------
 
-        def forward(
-            self, sample: torch.Tensor, timestep: torch.Tensor, text: torch.Tensor
-        ) -> object:
-            return sample if float(timestep[0]) >= 0 else text
 
-    simple = replace(unet, module=Branching())
-    traced = trace(simple, opset=23, extent=Extent(height=4, width=6, is_fixed=False))
+class Forgetful(torch.nn.Module):
+    """Looks at a value, which a capture has not; and never at its text."""
+
+    def forward(self, sample: torch.Tensor, timestep: torch.Tensor, text: torch.Tensor) -> object:
+        return sample + timestep[:, None, None, None] if float(timestep[0]) >= 0 else text
+
+
+def test_an_input_that_is_never_looked_at_is_not_asked_for(
+    tiny_bundle: OnnxBundle, unet: Component, tmp_path: Path
+) -> None:
+    forgetful = replace(unet, module=Forgetful())
+    traced = trace(forgetful, opset=23, extent=Extent(height=4, width=6, is_fixed=False))
     assert traced.exporter == "torchscript"
     assert traced.reason
+    assert [value.name for value in traced.model.graph.inputs] == ["sample", "timestep"]
+    file = save_graph(traced.model, tmp_path / "model.onnx")
+    bundle = replace(tiny_bundle, components={"unet": OnnxComponent(name="unet", file=file)})
+    measured = compare_components(
+        [forgetful], bundle, provider=choose_provider("cpu"), sizes=[(32, 32)], threads=1
+    )
+    assert all(one.max_abs == 0 for one in measured)
+
+
+def no_capture(*_: object) -> object:
+    raise RuntimeError("a network that torch cannot capture")
+
+
+@pytest.mark.slow
+def test_what_the_older_exporter_wrote_is_told_as_it_is(
+    tiny_sd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("export_onnx.tracing._dynamo", no_capture)
+    report = export(str(tiny_sd), tmp_path / "b", options=parse_options(), threads=1)
+    assert report.parity is not None
+    bundle = open_bundle(report.folder)
+    index = json.loads((bundle.folder / ONNX_INDEX).read_text())
+    for name, component in bundle.components.items():
+        [standard] = [one for one in onnx.load(component.file).opset_import if not one.domain]
+        entry = index["components"][name]
+        assert entry["opset"] == standard.version == index["opset"] == 20
+        assert entry["exporter"].startswith("torchscript: RuntimeError: a network that torch")
+        assert entry["operators"] == {}
+
+
+@pytest.mark.slow
+def test_the_older_exporter_writes_no_float16(
+    tiny_sd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("export_onnx.tracing._dynamo", no_capture)
+    options = parse_options(dtype="float16", has_encoder=False)
+    with pytest.raises(ModelError, match="unet cannot be written in float16") as caught:
+        export(str(tiny_sd), tmp_path / "b", options=options, threads=1)
+    assert "float32" in str(caught.value.hint)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow
