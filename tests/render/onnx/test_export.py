@@ -18,7 +18,7 @@ from export_onnx.components import Component, Tensor, components_of
 from export_onnx.export import export
 from export_onnx.fusing import fuse_for_cuda
 from export_onnx.options import parse_options
-from export_onnx.quantizing import quantize
+from export_onnx.quantizing import Recorder, quantize
 from export_onnx.saving import WEIGHTS, save_graph
 from export_onnx.tracing import Extent, Traced, trace
 from export_onnx.verify import ComponentParity, ImageParity, Parity, compare_components, require
@@ -208,6 +208,30 @@ def test_dynamic_quantisation_keeps_the_prediction_close(
     want = expected(unet)
     error = np.abs(answer(file, unet) - want).max() / np.abs(want).max()
     assert 0 < error < 0.2
+
+
+def test_static_quantisation_measures_what_was_asked(
+    tiny_bundle: OnnxBundle, unet: Component, tmp_path: Path
+) -> None:
+    def denoise(
+        sample: torch.Tensor, timestep: torch.Tensor, text: dict[str, torch.Tensor]
+    ) -> object:
+        return unet.module(sample, timestep, text["encoder_hidden_states"])
+
+    recorder = Recorder(denoise, most=2)
+    generator = torch.Generator().manual_seed(9)
+    with torch.inference_mode():
+        for _ in range(3):
+            sample, time, text = unet.example(batch=2, height=16, width=16, generator=generator)
+            recorder(sample, time, {"encoder_hidden_states": text})
+    assert len(recorder.feeds) == 2
+    file = Path(shutil.copy(tiny_bundle.components["unet"].file, tmp_path / "model.onnx"))
+    quantize(file, how="static", feeds=recorder.feeds)
+    weights = {entry.data_type for entry in onnx.load(file).graph.initializer}
+    assert onnx.TensorProto.INT8 in weights
+    want = expected(unet)
+    error = np.abs(answer(file, unet) - want).max() / np.abs(want).max()
+    assert 0 < error < 0.3
 
 
 @pytest.mark.parametrize(
