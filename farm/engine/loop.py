@@ -427,7 +427,10 @@ class _Run:
         if self.stop.asked and not self.told_to_stop:
             self.told_to_stop = True
             self.executor.ask_to_stop()
-            yield events.Notice(message="stopping: finished images are being committed")
+            yield events.Notice(
+                message="stopping: what is being drawn is finished and committed; a second Ctrl-C "
+                "stops at once"
+            )
 
     def leave_avoided(self) -> Iterator[Event]:
         """Move workers away from the nodes to be avoided as soon as they hold nothing."""

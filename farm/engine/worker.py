@@ -39,7 +39,15 @@ from farm.engine.chunks import (
 from farm.engine.decide import GiveUp, TaskFailed, decide
 from farm.engine.journal import Journal
 from farm.errors import FarmError, StoreError
-from farm.render import Effort, Hungry, Measured, Remarkable, Renderer, open_renderer
+from farm.render import (
+    Effort,
+    Hungry,
+    Measured,
+    Remarkable,
+    Renderer,
+    Withdrawable,
+    open_renderer,
+)
 from farm.store import Row, Store, encode_image, image_suffix, row_for, with_image
 from farm.task import (
     Failed,
@@ -281,6 +289,8 @@ class Worker:
             for stream in feed(lot):
                 for result in renderer.render(stream):
                     self._take(result)
+                    if self._must_stop() and isinstance(renderer, Withdrawable):
+                        self._take_back(renderer.withdraw())
                     yield
         except Exception as error:  # noqa: BLE001 - a renderer must not raise; this one did
             message = _explain(error)
@@ -415,6 +425,11 @@ class Worker:
             case Failed():
                 self._fail(flight, result, in_company=False)
         self._answered(lot)
+
+    def _take_back(self, tasks: Sequence[TaskSpec]) -> None:
+        """Leave tasks undone that the renderer has not begun."""
+        for task in tasks:
+            self._answered(self._in_flight.pop(task).lot)
 
     def _answered(self, lot: _Lot) -> None:
         lot.left -= 1

@@ -14,6 +14,7 @@ from farm.render.protocol import (
     Remarkable,
     Renderer,
     RendererFactory,
+    Withdrawable,
     open_renderer,
 )
 
@@ -25,5 +26,6 @@ __all__ = [
     "Remarkable",
     "Renderer",
     "RendererFactory",
+    "Withdrawable",
     "open_renderer",
 ]

@@ -4,7 +4,8 @@ A renderer is a *stream*: tasks go in, results come out, in any order. So a rend
 group what can share a forward pass, and keep its batch full across the boundaries of cells and
 chunks. It promises:
 
-- Every task it takes yields exactly one result, `Rendered` or `Failed`.
+- Every task it takes yields exactly one result, `Rendered` or `Failed`, unless it is given back
+  (`Withdrawable`).
 - One bad task yields one `Failed`; its neighbours are unharmed.
 - It takes tasks lazily, a bounded number ahead of its results, so a stream may be endless.
 - An image is a function of its task: its seed, not its place in a batch or a stream, makes its
@@ -19,7 +20,7 @@ the product that exists for tests alone.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from types import MappingProxyType
 from typing import Protocol, runtime_checkable
@@ -93,6 +94,15 @@ class Hungry(Protocol):
     @property
     def appetite(self) -> int:
         """Tasks that it should be able to take before it has finished the first of them."""
+        ...
+
+
+@runtime_checkable
+class Withdrawable(Protocol):
+    """A renderer that takes tasks long before their turn."""
+
+    def withdraw(self) -> Sequence[TaskSpec]:
+        """Give back the tasks that were taken and not begun; they get no result."""
         ...
 
 

@@ -23,7 +23,8 @@ import itertools
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from farm.errors import ModelError
@@ -42,6 +43,7 @@ from farm.task import (
 
 FACTORY = "tests.engine.fault_renderers:open_faulty"
 BATCHING_FACTORY = "tests.engine.fault_renderers:open_batching"
+AHEAD_FACTORY = "tests.engine.fault_renderers:open_ahead"
 _FACTS = RenderFacts(dtype="uint8", device="cpu")
 
 
@@ -124,6 +126,34 @@ def _note(path: Path, text: str) -> None:
 def open_faulty(key: PipelineKey, *, device: str, threads: int | None) -> Renderer:  # noqa: ARG001
     """Open a renderer that takes one task at a time."""
     return _open(key, batch=1)
+
+
+class AheadRenderer:
+    """Takes every task there is before it draws the first, and gives back what it has not begun."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[TaskSpec] = deque()
+
+    def render(self, tasks: Iterator[TaskSpec]) -> Iterator[RenderResult]:
+        self._waiting.extend(tasks)
+        while self._waiting:
+            task = self._waiting.popleft()
+            yield Rendered(
+                task=task, pixels=paint(task), render_ms=1.0, batch_size=1,
+                denoiser_evaluations=task.num_inference_steps, facts=_FACTS,
+            )  # fmt: skip
+
+    def withdraw(self) -> Sequence[TaskSpec]:
+        back = list(self._waiting)
+        self._waiting.clear()
+        return back
+
+    def close(self) -> None: ...
+
+
+def open_ahead(_key: PipelineKey, *, device: str, threads: int | None) -> Renderer:  # noqa: ARG001
+    """Open a renderer that takes all tasks at once."""
+    return AheadRenderer()
 
 
 def open_batching(key: PipelineKey, *, device: str, threads: int | None) -> Renderer:  # noqa: ARG001

@@ -16,7 +16,7 @@ from farm.engine.decide import History, Policy
 from farm.engine.worker import Worker
 from farm.store import Row, Store, encode_image
 from farm.task import FailureKind, TaskSpec, pipeline_key, task_id
-from tests.engine.fault_renderers import BATCHING_FACTORY, begun, loads
+from tests.engine.fault_renderers import AHEAD_FACTORY, BATCHING_FACTORY, begun, loads
 from tests.engine.scenes import make_job
 
 
@@ -225,6 +225,25 @@ def test_a_renderer_that_raises_makes_the_worker_spent_once_all_is_answered(
     assert len(outcomes["c1"].again) + len(outcomes["c2"].again) == 4
     worker.lease(_chunk("c3", model, "fine", seed=70))
     assert _outcomes(worker, 1)["c3"].undone == (0,)
+
+
+def test_a_stop_leaves_undone_what_the_renderer_has_not_begun(
+    setup: WorkerSetup, model: Path
+) -> None:
+    worker = Worker(replace(setup, factory=AHEAD_FACTORY), name="w1", node="here")
+    worker.lease(_chunk("c1", model, *["fine"] * 12))
+    worker.lease(_chunk("c2", model, *["fine"] * 12, seed=50))
+    steps = worker.work()
+    for _ in range(2 + 3):  # it will load, the renderer is ready, then three images
+        next(steps)
+    worker.ask_to_stop()
+    for _ in steps:
+        pass
+    outcomes = _outcomes(worker, 2)
+    assert outcomes["c1"].rendered == 4  # the one that was being drawn is finished
+    assert outcomes["c1"].undone == tuple(range(4, 12))
+    assert outcomes["c2"].undone == tuple(range(12))
+    worker.close()
 
 
 def test_the_heartbeat_counts_what_no_answer_has_counted(worker: Worker, model: Path) -> None:

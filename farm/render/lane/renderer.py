@@ -145,6 +145,7 @@ class LaneRenderer:
         self.remark = remark
         self._experience = experience or Experience()
         self._networks: Networks | None = networks
+        self._stream: _Stream | None = None
         self._is_sharing = is_sharing
         self._shapes: dict[tuple[int, int], _Shape] = {}
         self._texts: OrderedDict[Text, Spoken] = OrderedDict()
@@ -157,7 +158,12 @@ class LaneRenderer:
     def render(self, tasks: Iterator[TaskSpec]) -> Iterator[RenderResult]:
         """Yield one result for every task, in the order in which they are finished."""
         assert self._networks is not None, "a closed renderer renders nothing"
-        return _Stream(self, self._networks, tasks).run()
+        self._stream = _Stream(self, self._networks, tasks)
+        return self._stream.run()
+
+    def withdraw(self) -> Sequence[TaskSpec]:
+        """Give back the tasks of the latest stream that wait for a lane; they get no result."""
+        return self._stream.withdraw() if self._stream is not None else ()
 
     @property
     def facts(self) -> RenderFacts:
@@ -343,6 +349,13 @@ class _Stream:
                 return
             yield from self._move_on(berth)
             yield from self._deliver(everything=False)
+
+    def withdraw(self) -> Sequence[TaskSpec]:
+        """Give back the tasks that wait for a lane."""
+        waiting = [start.task for berth in self._berths.values() for start in berth.waiting]
+        for berth in self._berths.values():
+            berth.waiting.clear()
+        return waiting
 
     # --- tasks in -------------------------------------------------------------------------------
 

@@ -365,6 +365,28 @@ def test_a_stream_can_be_left_and_another_begun() -> None:
     assert len(list(renderer.render(iter(some_tasks())))) == 5
 
 
+def test_what_is_not_begun_can_be_given_back() -> None:
+    """As when a run is stopped: rows in flight are finished, and no other is begun."""
+    renderer = LaneRenderer(SineNetworks())
+    taken: list[TaskSpec] = []
+    is_stopped = False
+
+    def stream() -> Iterator[TaskSpec]:
+        while not is_stopped:
+            number = len(taken)
+            taken.append(TaskSpec(prompt=str(number), seed=number, num_inference_steps=4))
+            yield taken[-1]
+
+    results = renderer.render(stream())
+    drawn = [next(results).task]
+    is_stopped = True
+    back = renderer.withdraw()
+    drawn += [result.task for result in results]
+    assert back
+    assert sorted(map(repr, [*drawn, *back])) == sorted(map(repr, taken))
+    assert not renderer.withdraw()
+
+
 def test_closing_closes_the_networks() -> None:
     networks = SineNetworks()
     renderer = LaneRenderer(networks)
