@@ -312,7 +312,7 @@ def catalog(output: str | os.PathLike[str]) -> Catalog:
 
 
 def show(
-    rows: DataFrame | Catalog,
+    rows: DataFrame | Catalog | str | os.PathLike[str],
     *,
     columns: Sequence[str] | None = None,
     limit: int = 60,
@@ -321,7 +321,8 @@ def show(
     """Return pictures beside each other for a notebook, each over what tells it from the others.
 
     Args:
-        rows: a catalog, or a frame of one (`farm.catalog(...).to_pandas()`), filtered as you like.
+        rows: an output, its catalog, or a frame of one (`farm.catalog(...).to_pandas()`), filtered
+            as you like.
         columns: what the captions say.
         limit: pictures at most.
         size: longest side of a picture, pixels.
@@ -335,7 +336,7 @@ def show(
 
 
 def sheet(
-    rows: DataFrame | Catalog,
+    rows: DataFrame | Catalog | str | os.PathLike[str],
     *,
     x: str | None = None,
     y: str | None = None,
@@ -350,7 +351,8 @@ def sheet(
     """Return a contact sheet as a PIL image; the arguments are those of `farm sheet`.
 
     Args:
-        rows: a catalog, or a frame of one (`farm.catalog(...).to_pandas()`), filtered as you like.
+        rows: an output, its catalog, or a frame of one (`farm.catalog(...).to_pandas()`), filtered
+            as you like.
         x: column whose values stand across; by default chosen, as is `y`.
         y: column whose values stand down.
         super_x: column that groups the columns of the sheet.
@@ -374,9 +376,11 @@ def sheet(
     return draw_sheet(_frame(rows), settings)
 
 
-def _frame(rows: DataFrame | Catalog) -> DataFrame:
+def _frame(rows: DataFrame | Catalog | str | os.PathLike[str]) -> DataFrame:
     from farm.view.query import Catalog
 
+    if isinstance(rows, str | os.PathLike):
+        rows = catalog(rows)
     return rows.to_pandas() if isinstance(rows, Catalog) else rows
 
 

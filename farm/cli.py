@@ -183,7 +183,8 @@ def submit(
     if as_json:
         _print_json(report.to_json())
     else:
-        summary.print_report(report, job_file=job)
+        changes = (word for text in overrides or () for word in ("--set", text))
+        summary.print_report(report, submitted=(job, *changes))
     if report.interrupted:
         raise typer.Exit(ExitCode.INTERRUPTED)
     if report.failed or report.failed_before:

@@ -120,7 +120,14 @@ class Reader:
         variable = name.startswith(VAR_PREFIX)
         found = _RANGE.fullmatch(leaf.text) if isinstance(leaf.value, str) else None
         if found and (numeric or (variable and not leaf.quoted)):
-            yield from self._range(found, leaf)
+            if "..." not in leaf.text:
+                yield from self._range(found, leaf)
+                return
+            self.problems.add(  # one of the dots could belong to a number
+                leaf.place,
+                f"'{leaf.text.strip()}' has too many dots for a range",
+                hint="two dots make one: 8..16",
+            )
         else:
             yield Written(leaf.value, leaf.text, leaf.place)
 

@@ -603,15 +603,19 @@ def render_table(table: pa.Table, *, format_: str = "table", width: int = 100) -
             )
 
 
+_WIDEST = 10_000
+"""Characters of a line in a pipe or a file: nothing there says that it should be cut."""
+
+
 def print_table(table: pa.Table, *, format_: str = "table") -> None:
-    """Write `table` to stdout, as wide as the terminal is.
+    """Write `table` to stdout, as wide as the terminal is; as wide as it needs into a pipe.
 
     Raises:
         InputError: there is no such format, or it is not text and stdout is a terminal.
     """
     if format_ == "parquet" and sys.stdout.isatty():
         raise InputError("Parquet is not for reading on a terminal", hint="add `> FILE.parquet`")
-    width = shutil.get_terminal_size((100, 24)).columns
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else _WIDEST
     data = render_table(table, format_=format_, width=width)
     sys.stdout.flush()
     sys.stdout.buffer.write(data)

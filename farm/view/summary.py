@@ -257,10 +257,15 @@ def _expected(plan: Plan, expected: Estimate) -> Iterator[tuple[str, str]]:
 # --- after --------------------------------------------------------------------------------------
 
 
-def print_report(report: RunReport, *, job_file: str) -> None:
-    """Print what a run did, and what to do next."""
+def print_report(report: RunReport, *, submitted: Sequence[str]) -> None:
+    """Print what a run did, and what to do next.
+
+    Args:
+        report: of the run.
+        submitted: the job file as it was typed, with what changes it: `("job.yaml", "--set", ...)`.
+    """
     messages = example_messages(Store.open(report.output), run=report.run) if report.failed else {}
-    present(report_view(report, job_file=job_file, messages=messages))
+    present(report_view(report, submitted=submitted, messages=messages))
 
 
 def example_messages(store: Store, *, run: int | None = None) -> Mapping[str, str]:
@@ -280,7 +285,9 @@ def example_messages(store: Store, *, run: int | None = None) -> Mapping[str, st
     return examples
 
 
-def report_view(report: RunReport, *, job_file: str, messages: Mapping[str, str]) -> RenderableType:
+def report_view(
+    report: RunReport, *, submitted: Sequence[str], messages: Mapping[str, str]
+) -> RenderableType:
     """Return what a run did, for a terminal; `messages` has an example for each kind of failure."""
     lines: list[RenderableType] = [_outcome(report), facts_table(_numbers(report))]
     if report.failures:
@@ -288,7 +295,7 @@ def report_view(report: RunReport, *, job_file: str, messages: Mapping[str, str]
     lines += ["", Text("next", style="dim")]
     lines += [
         Text(f"  {command}", no_wrap=True, overflow="ignore")
-        for command in _next_commands(report, job_file)
+        for command in _next_commands(report, submitted)
     ]
     return Group(*lines)
 
@@ -354,8 +361,8 @@ def failures_view(kinds: Mapping[Any, int], messages: Mapping[str, str]) -> Rend
 _EXAMPLE = "select sampler, count(*), avg(render_ms) from catalog group by all"
 
 
-def _next_commands(report: RunReport, job_file: str) -> Sequence[str]:
-    output, job = place(report.output), shlex.quote(job_file)
+def _next_commands(report: RunReport, submitted: Sequence[str]) -> Sequence[str]:
+    output, job = place(report.output), shlex.join(submitted)
     commands = []
     if report.interrupted or report.unfinished:
         commands.append(f"farm submit {job}")

@@ -190,7 +190,9 @@ def report(**facts: object) -> RunReport:
 
 
 def told(messages: Mapping[str, str] | None = None, **facts: object) -> str:
-    return text_of(report_view(report(**facts), job_file="jobs/a b.yaml", messages=messages or {}))
+    return text_of(
+        report_view(report(**facts), submitted=("jobs/a b.yaml",), messages=messages or {})
+    )
 
 
 def commands(text: str) -> list[list[str]]:
@@ -234,7 +236,7 @@ def test_commands_are_not_cut_on_a_narrow_terminal() -> None:
     narrow = text_of(
         report_view(
             report(failed=1, failures={FailureKind.BAD_TASK: 1}),
-            job_file="jobs/a b.yaml",
+            submitted=("jobs/a b.yaml",),
             messages={},
         ),
         width=40,
@@ -266,7 +268,7 @@ def test_examples_are_of_the_run_that_is_reported(
     make_output([], failed={task(seed=n): "the one before" for n in range(3)})
     output = make_output([], failed={task(seed=9): "the one of now"})
     failures = {FailureKind.BAD_OUTPUT: 1}
-    print_report(report(output=output, run=2, failed=1, failures=failures), job_file="job.yaml")
+    print_report(report(output=output, run=2, failed=1, failures=failures), submitted=("job.yaml",))
     printed = capsys.readouterr().out
     assert "the one of now" in printed
     assert "the one before" not in printed
@@ -285,7 +287,7 @@ def test_a_printed_report_finds_its_examples_itself(
     halfway: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     failures = {FailureKind.BAD_OUTPUT: 1}
-    print_report(report(output=halfway, failed=1, failures=failures), job_file="job.yaml")
+    print_report(report(output=halfway, failed=1, failures=failures), submitted=("job.yaml",))
     assert "the picture is black" in capsys.readouterr().out
 
 
@@ -371,3 +373,11 @@ def test_several_workers_are_told_apart() -> None:
     text = told(workers=(one, two))
     assert "1 image, efficiency 50% (cuda:0 of alpha)" in text
     assert "9 images (cuda:0 of alpha)" in text
+
+
+def test_the_next_submit_is_of_the_job_that_ran() -> None:
+    """What `--set` changed belongs to it: without that, other tasks would be rendered."""
+    submitted = ("job.yaml", "--set", "seed=10..16")
+    stopped = report(interrupted=True, unfinished=3)
+    text = text_of(report_view(stopped, submitted=submitted, messages={}))
+    assert "farm submit job.yaml --set seed=10..16\n" in text
