@@ -261,6 +261,64 @@ def _independent(rows: Sequence[Record], order: Sequence[str], given: Sequence[s
     return found
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Told:
+    """What the labels of an axis tell besides its value: the settings that follow from it.
+
+    `DPM++ 2M Karras` is one value of a job's axis and two settings, a sampler and a schedule; the
+    schedule would stand nowhere, because it is no axis and not the same for all.
+    """
+
+    besides: Mapping[str, Mapping[Scalar, str]]
+    """Axis -> its values that need words -> those words."""
+
+    @classmethod
+    def of(cls, table: Table, axes: Axes) -> _Told:
+        """Return what follows from each axis, every column told on one of them."""
+        left = [name for name in table.order if name not in axes.every]
+        besides: dict[str, dict[Scalar, str]] = {}
+        for axis in axes.every:
+            if axis not in table.order:  # of what was measured, settings do not follow
+                continue
+            words: dict[Scalar, list[str]] = {}
+            for name in list(left):
+                found = _following(table.rows, axis, name)
+                if found is None:
+                    continue
+                left.remove(name)
+                for value, other in found.items():
+                    if other is not None and other not in _UNSAID:
+                        words.setdefault(value, []).append(_said(name, other))
+            besides[axis] = {value: " · ".join(texts) for value, texts in words.items()}
+        return cls(besides=besides)
+
+    def label(self, name: str, value: Scalar) -> str:
+        """Return the label of a value of an axis."""
+        besides = self.besides.get(name, {}).get(value)
+        return f"{show(value)} · {besides}" if besides else show(value)
+
+
+def _said(name: str, value: Scalar) -> str:
+    """Return a value that stands alone: a word says what it is, a number needs its column."""
+    return show(value) if isinstance(value, str) else f"{display(name)} {show(value)}"
+
+
+def _following(rows: Sequence[Record], axis: str, name: str) -> dict[Scalar, Scalar] | None:
+    """Return the one value that `name` has at each of an axis' values.
+
+    None if it has several, is the same for all, or contains the values of the axis, as a prompt
+    does those of its variables: then it says nothing new.
+    """
+    found: dict[Scalar, Scalar] = {}
+    for row in rows:
+        if name in _USED and row[name] is None:
+            continue
+        if found.setdefault(row[axis], row[name]) != row[name]:
+            return None
+    says_it = all(isinstance(other, str) and show(value) in other for value, other in found.items())
+    return None if says_it or len(set(found.values())) < 2 else found  # noqa: PLR2004
+
+
 def _state(row: Record) -> str:
     """Return what there is of a cell: its status, or that its image was deleted."""
     return _DELETED if row.get(_DELETED) else str(row["status"])
@@ -521,6 +579,7 @@ def _arrange(table: Table, settings: SheetSettings, limits: Limits) -> Iterator[
     size = _tile_size(table.rows, settings.tile)
     scores = _Scores.of(table, settings.score)
     difference = _Difference.of(table, axes, settings.diff_against)
+    told = _Told.of(table, axes)
     style = _Style(
         title=table.title,
         facts=(
@@ -533,8 +592,9 @@ def _arrange(table: Table, settings: SheetSettings, limits: Limits) -> Iterator[
         scores=scores,
         difference=difference,
         unseen=table.unseen,
+        told=told,
     )
-    for page, shown in _by_page(table, rows, axes.page):
+    for page, shown in _by_page(table, rows, axes.page, told):
         its_style = style.on(page)
         if axes.across or axes.down:
             yield _matrix(table, axes, inside_cells, rows=shown, style=its_style)
@@ -563,7 +623,7 @@ _MOST_TITLE = 60
 
 
 def _by_page(
-    table: Table, rows: Sequence[Record], name: str | None
+    table: Table, rows: Sequence[Record], name: str | None, told: _Told
 ) -> Iterator[tuple[_Page | None, Sequence[Record]]]:
     """Yield the rows of each value of the page axis, in its order."""
     if name is None:
@@ -573,7 +633,7 @@ def _by_page(
     for row in rows:
         held[row[name]].append(row)
     for number, (value, shown) in enumerate(held.items(), 1):
-        page = _Page(name=display(name), value=show(value), number=number, of=len(held))
+        page = _Page(name=display(name), value=told.label(name, value), number=number, of=len(held))
         yield page, shown
 
 
@@ -600,6 +660,7 @@ class _Style:
     scores: _Scores | None
     difference: _Difference | None
     unseen: int
+    told: _Told
 
     def on(self, page: _Page | None) -> _Style:
         """Return the style of one page, whose value is in the title, or below it if it is long."""
@@ -647,15 +708,16 @@ def _matrix(
 ) -> _One:
     """Return a sheet of rows and columns."""
     across, down = _lines(table, rows, axes.across), _lines(table, rows, axes.down)
+    told = style.told
     return style.sheet(
         rows,
         records=_place(rows, axes, inside, rows_at=down, columns_at=across),
         x_name=display(axes.x) if axes.x else "",
         y_name=display(axes.y) if axes.y else "",
-        columns=tuple(show(key[-1]) if axes.x else "" for key in across),
-        rows=tuple(show(key[-1]) if axes.y else "" for key in down),
-        column_groups=_groups(axes.super_x, across),
-        row_groups=_groups(axes.super_y, down),
+        columns=tuple(told.label(axes.x, key[-1]) if axes.x else "" for key in across),
+        rows=tuple(told.label(axes.y, key[-1]) if axes.y else "" for key in down),
+        column_groups=_groups(axes.super_x, across, told),
+        row_groups=_groups(axes.super_y, down, told),
         slots=inside.slots,
         across=inside.across(style.tile),
     )
@@ -670,11 +732,11 @@ def _lines(table: Table, rows: Sequence[Record], names: Sequence[str]) -> list[t
     )
 
 
-def _groups(name: str | None, lines: Sequence[tuple[Any, ...]]) -> tuple[Group, ...]:
+def _groups(name: str | None, lines: Sequence[tuple[Any, ...]], told: _Told) -> tuple[Group, ...]:
     if name is None:
         return ()
     return tuple(
-        Group(label=f"{display(name)}: {show(value)}", size=len(list(same)))
+        Group(label=f"{display(name)}: {told.label(name, value)}", size=len(list(same)))
         for value, same in itertools.groupby(lines, key=lambda key: key[0])
     )
 
@@ -834,7 +896,9 @@ def _gallery(
     ordered = inside.ordered(rows)
     across = min(most, layout.arrange(len(ordered), style.tile))
     down = math.ceil(len(ordered) / across)
-    captions = [", ".join(show(value) for value in inside.key(row)) for row in ordered]
+    captions = [
+        ", ".join(style.told.label(name, row[name]) for name in inside.names) for row in ordered
+    ]
     if sorting and not style.scores:
         values = [show_number(row[sorting.column]) for row in ordered]
         captions = [

@@ -498,25 +498,33 @@ def test_an_image_that_was_deleted_is_hatched(
         assert one is gone or place_of(one, read(after)) == place_of(one, read(before))
 
 
+Listen = Callable[..., list[list[str]]]
+
+
 @pytest.fixture
-def header(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[list[str]]]:
-    """Makes a sheet and returns the lines above its pictures, page by page."""
-    drawn: list[list[str]] = []
+def texts(monkeypatch: pytest.MonkeyPatch) -> Listen:
+    """Makes a sheet and returns its texts of some kinds, page by page."""
+    drawn: list[list[tuple[Style, str]]] = []
     draw = paint.paint
 
     def listen(layout: Layout, *rest: Any) -> Image.Image:
-        kinds = (Style.TITLE, Style.FACT)
-        drawn.append([" ".join(text.lines) for text in layout.texts if text.style in kinds])
+        drawn.append([(text.style, " ".join(text.lines)) for text in layout.texts])
         return draw(layout, *rest)
 
     monkeypatch.setattr(paint, "paint", listen)
 
-    def told(output: str, out: Path, **settings: Any) -> list[list[str]]:
+    def told(output: str, out: Path, kinds: set[Style], **settings: Any) -> list[list[str]]:
         drawn.clear()
         make_sheet(output, out=out, **settings)
-        return list(drawn)
+        return [[text for style, text in page if style in kinds] for page in drawn]
 
     return told
+
+
+@pytest.fixture
+def header(texts: Listen) -> Listen:
+    """Makes a sheet and returns the lines above its pictures, page by page."""
+    return lambda output, out, **settings: texts(output, out, {Style.TITLE, Style.FACT}, **settings)
 
 
 def test_the_header_counts_what_is_shown_and_what_is_not(
@@ -536,6 +544,49 @@ def test_the_header_counts_what_is_shown_and_what_is_not(
     [[_, *facts]] = header(output, tmp_path / "s.png", where="seed = 1")
     assert facts[-1] == "1 image · 3 deleted"
     assert header(output, tmp_path / "s.png", x="status")  # a column as any other
+
+
+def test_a_label_tells_what_follows_from_its_value(
+    task: MakeTask, make_output: MakeOutput, texts: Listen, tmp_path: Path
+) -> None:
+    tasks = [
+        task(prompt=f"a {subject}", sampler=sampler, sigma_schedule=schedule, seed=seed,
+             variables={"subject": subject})
+        for subject in ("sword", "axe")
+        for sampler, schedule in (("euler", "default"), ("dpmpp_2m", "karras"))
+        for seed in (1, 2)
+    ]  # fmt: skip
+    output = make_output(tasks)
+
+    def told(**settings: Any) -> list[list[str]]:
+        kinds = {Style.LABEL, Style.TITLE}
+        pages = texts(output, tmp_path / "s.pdf", kinds, tile=160, **settings)
+        return [[text.replace("\N{NO-BREAK SPACE}", " ") for text in page] for page in pages]
+
+    [matrix] = told(x="seed", y="sampler", super_y="subject")
+    assert {"euler", "dpmpp_2m · karras"} <= set(matrix)
+    assert not any("a sword" in text for text in matrix)  # it says no more than its variable
+    [gallery] = told(where="seed = 1 and var_subject = 'axe'")
+    assert {"euler", "dpmpp_2m · karras"} <= set(gallery)
+    titles = [page[0] for page in told(x="seed", page="sampler")]
+    assert titles == ["assets · sampler dpmpp_2m · karras", "assets · sampler euler"]
+
+
+def test_what_only_some_pictures_of_a_value_have_is_not_in_its_label(
+    task: MakeTask, make_output: MakeOutput, texts: Listen, tmp_path: Path
+) -> None:
+    tasks = [
+        task(prompt="a", sampler=sampler, sigma_schedule=schedule, seed=seed)
+        for sampler, schedule in (
+            ("dpmpp_2m", "default"),
+            ("dpmpp_2m", "karras"),
+            ("euler", "default"),
+        )
+        for seed in (1, 2)
+    ]
+    output = make_output(tasks)
+    [told] = texts(output, tmp_path / "s.png", {Style.LABEL}, x="seed", y="sampler")
+    assert {"euler", "dpmpp_2m"} <= set(told)
 
 
 def test_pictures_of_the_same_settings_are_counted_apart(
