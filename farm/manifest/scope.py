@@ -90,7 +90,9 @@ class ScopeCheck:
             for name in defaults:
                 if name not in always:
                     self._text(defaults, name, scope=always, everything=everything)
-        self._circles((defaults, *_points(matrix)))
+        points = (defaults, *_points(matrix))
+        self._circles(points)
+        self._halves(matrix, points)
 
     def _lengths(self, block: Block) -> None:
         if isinstance(block, Axis):
@@ -173,7 +175,32 @@ class ScopeCheck:
                 head, _, hint = said.partition("; ")
                 self.problems.add(place, head, hint=hint)
 
+    def _halves(self, matrix: Block, points: tuple[Point, ...]) -> None:
+        """Refuse an axis that no text reads and that begins a field's name: `guidance`.
+
+        It would only make the same pictures several times, and its author waits for others.
+        """
+        read = {word for words in self._reads(points).values() for word in words}
+        for axis in _axes(matrix):
+            bare = axis.name.removeprefix(VAR_PREFIX)
+            fields = [name for name in FIELDS if name.startswith(f"{bare}_")]
+            if fields and axis.name not in read and axis.name not in FIELDS:
+                self.problems.add(
+                    self._place(axis),
+                    f"variable '{bare}' is used in no text",
+                    hint=f"did you mean {' or '.join(map(repr, fields))}?",
+                )
+
     def _circles(self, points: tuple[Point, ...]) -> None:
+        reads = self._reads(points)
+        for path in _find_circles({name: tuple(inputs) for name, inputs in reads.items()}):
+            shown = " -> ".join(name.removeprefix(VAR_PREFIX) for name in path)
+            self.problems.add(
+                reads[path[0]][path[1]], f"these texts are made of each other: {shown}"
+            )
+
+    def _reads(self, points: tuple[Point, ...]) -> dict[str, dict[str, Place]]:
+        """Return which names the texts read, and where, by the name that each text is for."""
         reads: dict[str, dict[str, Place]] = {}
         for point in points:
             for name, text in point.items():
@@ -186,11 +213,7 @@ class ScopeCheck:
                     continue
                 for word in words:
                     reads.setdefault(name, {}).setdefault(resolve_name(word), place)
-        for path in _find_circles({name: tuple(inputs) for name, inputs in reads.items()}):
-            shown = " -> ".join(name.removeprefix(VAR_PREFIX) for name in path)
-            self.problems.add(
-                reads[path[0]][path[1]], f"these texts are made of each other: {shown}"
-            )
+        return reads
 
     def _called(self, block: Block) -> str:
         if isinstance(block, Axis):
@@ -201,12 +224,17 @@ class ScopeCheck:
         return self.blocks.get(id(block), Place("<job>"))
 
 
-def _points(block: Block) -> Iterator[Point]:
+def _axes(block: Block) -> Iterator[Axis]:
     if isinstance(block, Axis):
-        yield from block.points
+        yield block
     else:
         for child in block.blocks:
-            yield from _points(child)
+            yield from _axes(child)
+
+
+def _points(block: Block) -> Iterator[Point]:
+    for axis in _axes(block):
+        yield from axis.points
 
 
 def _find_circles(reads: Mapping[str, tuple[str, ...]]) -> Iterator[tuple[str, ...]]:

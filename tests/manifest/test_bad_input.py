@@ -73,6 +73,7 @@ def test_a_good_job_has_no_problems() -> None:
         ("matrix: {cfg: 1..2 step -1}", "1:15: the range '1..2 step -1' is empty"),
         ("matrix: {cfg: 0.5..2}", "1:15: the range '0.5..2' needs a step"),
         ("matrix: {cfg: 1..2 step fast}", "1:15: the step of '1..2 step fast' is not a number"),
+        ("matrix: {guidance: [1, 2]}", "1:10: variable 'guidance' is used in no text"),
         ("matrix: {seed: 8...16}", "1:16: '8...16' has too many dots for a range"),
         ("matrix: {seed: 1..}", "1:16: the range '1..' lacks an end"),
         ("matrix: {seed: 1..99999999999}", "1:16: the range '1..99999999999' has 99,999,999,999"),
