@@ -388,13 +388,27 @@ def _name_of(place: str) -> str:
     return place.replace("\\", "/").rpartition("/")[2]
 
 
+_RARE = 0.02
+"""The share of numbers at either end that may be outliers."""
+_FAR = 3
+"""How many times the span of the others the whole span is, if there are outliers."""
+_AT_MOST, _AT_LEAST = "\N{LESS-THAN OR EQUAL TO}", "\N{GREATER-THAN OR EQUAL TO}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Scores:
-    """The numbers of a column, and the range that colours span."""
+    """The numbers of a column, and the range that colours span.
+
+    An outlier, such as the first image of a run by its time, would leave one colour to all others.
+    What lies beyond the range has the colour of its end.
+    """
 
     name: str
     low: float
     high: float
+    is_lowest: bool
+    """Whether no number lies below the range."""
+    is_highest: bool
 
     @classmethod
     def of(cls, table: Table, name: str | None) -> _Scores | None:
@@ -410,8 +424,22 @@ class _Scores:
         found = [value for value in table.values(column) if isinstance(value, int | float)]
         if not found:
             raise InputError(f"'{display(column)}' has no values here", hint=NUMBERS)
-        finite = [float(one) for one in found if math.isfinite(one)]
-        return cls(name=column, low=min(finite, default=0.0), high=max(finite, default=0.0))
+        numbers = [row[column] for row in table.rows if row[column] is not None]
+        finite = sorted(float(one) for one in numbers if math.isfinite(one)) or [0.0]
+        last = len(finite) - 1
+        low, high = finite[math.ceil(last * _RARE)], finite[math.floor(last * (1 - _RARE))]
+        middle = high - low
+        is_wide = 0 < _FAR * middle < finite[-1] - finite[0]
+        # Only the end that outliers stretch is drawn in.
+        is_lowest = not (is_wide and low - finite[0] > middle)
+        is_highest = not (is_wide and finite[-1] - high > middle)
+        return cls(
+            name=column,
+            low=finite[0] if is_lowest else low,
+            high=finite[-1] if is_highest else high,
+            is_lowest=is_lowest,
+            is_highest=is_highest,
+        )
 
     def score(self, record: Record) -> paint.Score | None:
         """Return what the strip of a record says."""
@@ -419,14 +447,16 @@ class _Scores:
         if value is None or not math.isfinite(value):
             return None
         span = self.high - self.low
-        return paint.Score(
-            text=show_number(value), share=(value - self.low) / span if span else 0.5
-        )
+        share = (value - self.low) / span if span else 0.5
+        return paint.Score(text=show_number(value), share=min(1.0, max(0.0, share)))
 
     def legend(self) -> Legend:
         """Return what explains the colours."""
+        low, high = show_number(self.low), show_number(self.high)
         return Legend(
-            name=display(self.name), low=show_number(self.low), high=show_number(self.high)
+            name=display(self.name),
+            low=low if self.is_lowest else f"{_AT_MOST}{low}",
+            high=high if self.is_highest else f"{_AT_LEAST}{high}",
         )
 
 

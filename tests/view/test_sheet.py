@@ -459,6 +459,41 @@ def test_a_score_has_numbers(assets: Assets, make_output: MakeOutput, tmp_path: 
             make_sheet(output, score=column)
 
 
+@pytest.mark.parametrize(
+    ("first", "ends"),
+    [(11700.0, ["11", "≥29"]), (-11700.0, ["≤11", "29"]), (30.0, ["11", "30"])],
+)
+def test_an_outlier_leaves_the_colours_to_the_others(
+    first: float,
+    ends: list[str],
+    task: MakeTask,
+    make_output: MakeOutput,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    told: list[tuple[Layout, Any]] = []
+    draw = paint.paint
+
+    def listen(layout: Layout, contents: Any, *rest: Any) -> Image.Image:
+        told.append((layout, contents))
+        return draw(layout, contents, *rest)
+
+    monkeypatch.setattr(paint, "paint", listen)
+    tasks = [task(prompt="a", seed=seed) for seed in range(20)]
+    output = make_output(
+        tasks, facts=lambda one: {"render_ms": 10.0 + one.seed if one.seed else first}
+    )
+    make_sheet(output, score="render_ms", out=tmp_path / "s.png")
+    [(layout, contents)] = told
+    texts = [" ".join(text.lines) for text in layout.texts]
+    at = texts.index(f"render_ms {ends[0]}")
+    assert texts[at + 1] == ends[1]
+    shares = sorted(one.score.share for one in contents.values())
+    assert shares[0] == 0
+    assert shares[-1] == 1
+    assert 0.3 < shares[10] < 0.7
+
+
 def test_an_axis_of_ten_thousand_values_asks_for_paging(
     make_output: MakeOutput, tmp_path: Path
 ) -> None:
