@@ -606,7 +606,6 @@ def _arrange(table: Table, settings: SheetSettings, limits: Limits) -> Iterator[
     _require_few_values(table, axes)
     rows = sorting.apply(table.rows) if sorting else table.rows
     inside_cells = _Inside.of(table, axes, is_sorted=sorting is not None)
-    size = _tile_size(table.rows, settings.tile)
     scores = _Scores.of(table, settings.score)
     difference = _Difference.of(table, axes, settings.diff_against)
     told = _Told.of(table, axes)
@@ -617,15 +616,15 @@ def _arrange(table: Table, settings: SheetSettings, limits: Limits) -> Iterator[
             *((difference.describe(),) if difference else ()),
             *((sorting.describe(),) if sorting else ()),
         ),
-        tile=size,
-        strip=min(20, max(5, round(size[1] / 9))) if scores else 0,
         scores=scores,
         difference=difference,
         unseen=table.unseen,
         told=told,
     )
     for page, shown in _by_page(table, rows, axes.page, told):
-        its_style = style.on(page)
+        # Pages may hold pictures of other sizes, as those of `page: width` do.
+        size = _tile_size(shown, settings.tile)
+        its_style = dataclasses.replace(style.on(page), tile=size)
         if axes.across or axes.down:
             yield _matrix(table, axes, inside_cells, rows=shown, style=its_style)
         else:
@@ -681,16 +680,16 @@ def _require_few_values(table: Table, axes: Axes) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Style:
-    """What all pages of a sheet share."""
+    """What all pages of a sheet share, but for the size of their pictures."""
 
     title: str
     facts: tuple[str, ...]
-    tile: tuple[int, int]
-    strip: int
     scores: _Scores | None
     difference: _Difference | None
     unseen: int
     told: _Told
+    tile: tuple[int, int] = (_NATURAL_EDGE, _NATURAL_EDGE)
+    """Width and height of a picture, which every page has of its own."""
 
     def on(self, page: _Page | None) -> _Style:
         """Return the style of one page, whose value is in the title, or below it if it is long."""
@@ -718,7 +717,7 @@ class _Style:
                 title=self.title,
                 facts=(*self.facts, _count(records.values(), of=len(shown), unseen=self.unseen)),
                 tile=self.tile,
-                strip=self.strip,
+                strip=min(20, max(5, round(self.tile[1] / 9))) if self.scores else 0,
                 legend=self.scores.legend() if self.scores else None,
                 **places,
             ),

@@ -701,6 +701,26 @@ def test_pictures_of_several_sizes_share_a_sheet(
                                                                 else 1)  # fmt: skip
 
 
+def test_every_page_has_the_size_of_its_own_pictures(
+    task: MakeTask, make_output: MakeOutput, tmp_path: Path
+) -> None:
+    sizes = [(32, 64), (128, 48)]
+    tasks = [task(prompt="a", width=w, height=h, seed=seed) for w, h in sizes for seed in (1, 2)]
+    output = make_output(tasks)
+    pages = [
+        read(file) for file in make_sheet(output, page="width", x="seed", out=tmp_path / "s.png")
+    ]
+    assert len(pages) == 2
+    for page, (width, height) in zip(pages, sizes, strict=True):
+        first, second = (
+            np.nonzero((page == tuple(task_digest(one)[:3])).all(axis=-1))
+            for one in tasks
+            if one.width == width
+        )
+        assert (np.ptp(first[1]) + 1, np.ptp(first[0]) + 1) == (width, height)
+        assert second[1].min() - first[1].max() < 16  # nothing but the gap is between them
+
+
 def test_several_jobs_share_a_sheet(
     task: MakeTask, make_output: MakeOutput, tmp_path: Path
 ) -> None:
