@@ -717,7 +717,8 @@ def test_every_page_has_the_size_of_its_own_pictures(
             for one in tasks
             if one.width == width
         )
-        assert (np.ptp(first[1]) + 1, np.ptp(first[0]) + 1) == (width, height)
+        assert int(np.ptp(first[1])) + 1 == width
+        assert int(np.ptp(first[0])) + 1 == height
         assert second[1].min() - first[1].max() < 16  # nothing but the gap is between them
 
 
