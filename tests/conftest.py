@@ -14,6 +14,7 @@ settings.register_profile("farm", deadline=None)
 settings.load_profile("farm")
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks for groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep the tests that need Ray in one process, where they share one cluster."""
     for item in items:
@@ -27,7 +28,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         return
     for item in session.items:
         if item.get_closest_marker("xdist_group") and "@" not in item.nodeid:
-            raise pytest.UsageError("this pytest-xdist does not group the tests of this pytest")
+            raise pytest.UsageError(f"pytest-xdist has not grouped {item.nodeid}")
 
 
 @pytest.fixture(scope="session")

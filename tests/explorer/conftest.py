@@ -32,6 +32,7 @@ matrix:
 """
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks for groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep the tests that need the browser in one process: it is started once."""
     for item in items:
