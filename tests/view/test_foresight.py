@@ -120,7 +120,7 @@ def test_everything_is_told_at_once(problems: Callable[..., list[str]]) -> None:
     assert "'seed' must be a whole number" in found[0]
     assert found[1].startswith("1:7: the catalog has no column 'nosuchcolumn'")
     assert found[2].startswith("3:11: 'prompt' is no column of numbers")
-    assert found[3].startswith("3:25: 'tile' must be at least 1")
+    assert found[3].startswith("3:25: 'tile' must be at least 8")
     [unread] = problems("x: size", job=JOB.replace("[512, large]", "[{{a: 1}}]"))
     assert "this mapping is no axis value" in unread  # and no word of a column that is not there
 
