@@ -82,6 +82,8 @@ def make_gallery(
         target.put_cached(folder + name, (PAGE / name).read_bytes())
     for name, data in scripts(exhibit, root=root):
         target.put_cached(f"{folder}data/{name}", data)
+    if copies is not None:
+        copies.tidy()
     return Gallery(
         index=f"{target.url}/{folder}index.html",
         images=exhibit.count("rendered"),
@@ -108,10 +110,12 @@ def _bring_images(
     rows = exhibit.table.select(["image_path", "width", "height"]).to_pylist()
     paths = {row["image_path"]: needs_thumbnail(row) for row in rows if row["image_path"]}
     large = [path for path, is_large in paths.items() if is_large]
+    unreadable = set()
     total, done = len(large) + (len(paths) if copies else 0), 0
     for thumbnail in thumbnails.each(large, THUMBNAIL_SIZE):
         done += 1
         if thumbnail.data is None:
+            unreadable.add(thumbnail.image_path)
             yield f"{thumbnail.image_path}: {thumbnail.problem}"
         elif copies:
             copies.put_cached(thumbnails.name(thumbnail.image_path, THUMBNAIL_SIZE), thumbnail.data)
@@ -124,7 +128,8 @@ def _bring_images(
         try:
             copies.put_cached(path, files.get(path))
         except FileNotFoundError:
-            yield f"{path}: the image is missing"
+            if path not in unreadable:
+                yield f"{path}: the image is missing"
         if progress:
             progress(done, total)
 

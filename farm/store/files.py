@@ -98,6 +98,9 @@ class Files(Protocol):
     def sync(self, folders: Iterable[str]) -> None:
         """Make the entries of `folders` last through a power cut."""
 
+    def tidy(self) -> None:
+        """Remove the folder that writing needed, if it is empty; the next write makes it again."""
+
 
 def open_files(output: str | os.PathLike[str]) -> Files:
     """Return the files of a folder or fsspec URL, which need not exist yet.
@@ -212,6 +215,11 @@ class LocalFiles:
                     os.fsync(handle)
                 finally:
                     os.close(handle)
+
+    def tidy(self) -> None:
+        """See `Files.tidy`."""
+        with contextlib.suppress(OSError):  # somebody writes, or nobody ever did
+            (self._root / layout.TMP).rmdir()
 
     @contextlib.contextmanager
     def _temporary(self, data: bytes, *, sync: bool = True) -> Iterator[Path]:
@@ -369,6 +377,9 @@ class ObjectFiles:
 
     def sync(self, folders: Iterable[str]) -> None:
         """See `Files.sync`. A PUT that returned is durable, and there are no folders."""
+
+    def tidy(self) -> None:
+        """See `Files.tidy`. Objects are put whole, and there are no folders."""
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}"

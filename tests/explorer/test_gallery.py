@@ -40,6 +40,7 @@ def test_elsewhere_it_stands_alone(
     sizes = (32, 400)
     output = make_output([task(prompt="a", width=size, height=size) for size in sizes])
     made = make_gallery(output, out=tmp_path / "site")
+    assert not (tmp_path / "site" / "tmp").exists()
     shutil.rmtree(output)
     page.goto(f"file://{made.index}")
     ready(page)
@@ -65,6 +66,18 @@ def test_images_that_are_gone_or_damaged_are_told(task: MakeTask, make_output: M
     made = make_gallery(output)
     assert len(made.unreadable) == 2
     assert any("the image is missing" in sentence for sentence in made.unreadable)
+
+
+def test_an_image_that_is_gone_is_told_once(
+    task: MakeTask, make_output: MakeOutput, tmp_path: Path
+) -> None:
+    tasks = [task(prompt="a", width=size, height=size) for size in (32, 512)]
+    output = make_output(tasks)
+    for file in Path(output, "images").rglob("*.png"):
+        file.unlink()
+    made = make_gallery(output, out=tmp_path / "site")
+    assert len(made.unreadable) == len(set(made.unreadable)) == 2
+    assert all("the image is missing" in sentence for sentence in made.unreadable)
 
 
 def test_there_must_be_something_to_show(tmp_path: Path) -> None:

@@ -89,6 +89,9 @@ class Trap:
     def sync(self, folders: Iterable[str]) -> None:
         self._act(lambda: self._files.sync(folders))
 
+    def tidy(self) -> None:
+        self._act(self._files.tidy)
+
 
 def missing(store: Store, tasks: Iterable[TaskSpec]) -> list[TaskSpec]:
     finished = store.finished()
