@@ -17,6 +17,7 @@ import math
 import os
 import textwrap
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -251,18 +252,29 @@ def _interval(values: Values) -> float:
 
 
 def _draw_counts(axes: Axes, series: Sequence[_Series], *, x: str, values: set[Any]) -> None:
-    bins: Any = _BINS
-    if len(values) <= _FEW:
-        ordered = np.array(sorted(values), np.float64)
-        gap = float(np.diff(ordered).min()) if len(ordered) > 1 else 1.0
-        bins = np.unique([ordered - gap / 2, ordered + gap / 2])
+    if len(values) <= _FEW // 2:
+        _draw_bars(axes, series, x=x, values=values)
+        return
     axes.hist(
         [_numbers(one.rows, x) for one in series],
-        bins=bins,
+        bins=_BINS,
         stacked=True,
         color=[one.colour for one in series],
         label=[one.label for one in series],
     )
+
+
+def _draw_bars(axes: Axes, series: Sequence[_Series], *, x: str, values: set[Any]) -> None:
+    """Draw a bar at each of a few numbers, the series on top of each other."""
+    every = sorted(values)
+    width = 0.8 * (float(np.diff(np.array(every, np.float64)).min()) if len(every) > 1 else 1.0)
+    below = np.zeros(len(every))
+    for one in series:
+        found = Counter(row[x] for row in one.rows)
+        heights = np.array([found[value] for value in every], np.float64)
+        axes.bar(every, heights, width, bottom=below, color=one.colour, label=one.label)
+        below += heights
+    axes.set_xticks(every, [show(value) for value in every])
 
 
 def _draw_words(

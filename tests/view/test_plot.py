@@ -133,6 +133,22 @@ def test_without_a_number_pictures_are_counted(output: str) -> None:
     assert sorted(patch.get_height() for patch in axes.patches if patch.get_height()) == [8, 8, 8]
 
 
+def test_a_bar_stands_at_each_of_a_few_numbers(task: MakeTask, make_output: MakeOutput) -> None:
+    tasks = [
+        task(prompt="a", guidance_scale=scale, sampler=sampler, seed=seed)
+        for scale in (1.0, 3.0, 5.0, 7.0)
+        for sampler in ("euler", "ddim")
+        for seed in range(2)
+    ]
+    axes = axes_of(make_output(tasks), x="cfg", hue="sampler")
+    bars = [patch for patch in axes.patches if patch.get_height()]
+    middles = sorted(bar.get_x() + bar.get_width() / 2 for bar in bars)
+    assert middles == pytest.approx([1, 1, 3, 3, 5, 5, 7, 7])
+    assert all(bar.get_width() < 2 for bar in bars)  # they do not touch
+    assert {bar.get_y() + bar.get_height() for bar in bars} == {2, 4}  # one on the other
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["1", "3", "5", "7"]
+
+
 @pytest.mark.parametrize("suffix", [".png", ".svg", ".pdf"])
 def test_the_suffix_chooses_the_format(suffix: str, output: str, tmp_path: Path) -> None:
     settings = PlotSettings(x="cfg", y="sharpness", title="a $title$ of $$ signs")
