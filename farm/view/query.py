@@ -466,11 +466,17 @@ def resolve_column(name: str, known: Sequence[str]) -> str:
     for spelling in (name, ALIASES.get(name, name), VAR_PREFIX + name):
         if spelling in known:
             return spelling
+    hint = _nearest(name, known)
     raise InputError(
-        f"the catalog has no column '{name}'",
-        note=f"columns: {', '.join(known)}",
-        hint=_nearest(name, known),
+        f"the catalog has no column '{name}'", note=_known(known, is_whole=hint is None), hint=hint
     )
+
+
+def _known(columns: Sequence[str], *, is_whole: bool) -> str:
+    """Return which columns there are; where one is suggested, only how to see them all."""
+    if is_whole:
+        return f"columns: {', '.join(columns)}"
+    return f'farm query OUTPUT "describe catalog" lists all {len(columns)} columns'
 
 
 def _nearest(name: str, known: Sequence[str]) -> str | None:
@@ -541,8 +547,9 @@ def _explain(error: duckdb.Error, columns: Sequence[str]) -> InputError:
         name = (found["name"] or found["of_table"]).rpartition(".")[2]
         # DuckDB adds its own guesses and the columns of our view; ours say more.
         message = message.partition("\n")[0]
-        note = f"columns: {', '.join(columns)}"
-        hint = _nearest(name, columns) or f"text stands in single quotes: '{name}'"
+        hint = _nearest(name, columns)
+        note = _known(columns, is_whole=hint is None)
+        hint = hint or f"text stands in single quotes: '{name}'"
     return InputError(message, where="SQL", note=note, hint=hint)
 
 
