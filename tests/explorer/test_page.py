@@ -536,6 +536,17 @@ def test_a_phone_has_room_for_it(shapes: str, show: Show) -> None:
     assert box["width"] == 360
 
 
+def test_cells_have_the_shape_of_most_pictures(
+    task: MakeTask, make_output: MakeOutput, show: Show
+) -> None:
+    sizes = [(128, 64), (128, 128), (128, 128), (128, 128)]
+    tasks = [task(prompt="a", width=w, height=h, seed=seed) for seed, (w, h) in enumerate(sizes)]
+    page = show(make_output(tasks), "#x=seed&size=128")
+    box = page.locator(".cell").first.bounding_box()
+    assert box is not None
+    assert (box["width"], box["height"]) == (128, 128)
+
+
 LONG = "an enchanted, very ornate and half-forgotten sword in a stone, rusty, wide, centred"
 
 

@@ -75,10 +75,12 @@
     return Math.max(least, Math.min(natural, 320, Math.floor(room / Math.max(1, columns)) - GAP));
   }
 
-  /** Height by width of the first picture that is shown; those of other shapes fit inside. */
+  /** Height by width of the middle one of all pictures that are shown; other shapes fit inside. */
   function proportion() {
-    const side = (name) => farm.column(name)?.number(layout.rows[0]) || 1;
-    return Math.min(2.5, Math.max(0.4, side("height") / side("width")));
+    const [height, width] = [farm.column("height"), farm.column("width")];
+    const shapes = Float64Array.from(layout.rows, (row) =>
+      height?.number(row) / width?.number(row)).filter((shape) => shape > 0).sort();
+    return Math.min(2.5, Math.max(0.4, shapes[shapes.length >> 1] ?? 1));
   }
 
   /** Height of a line of a label, as the style has it. */
