@@ -7,30 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from farm.view.layout import Grid, Group, Layout, Style, lay_out
+from farm.view.layout import Group, Layout, Style, lay_out
 from farm.view.pages import Limits, paginate
+from tests.view.grids import grid, measure
 
 ROOMY = Limits(pixels=10**12, edge=10**6)
 SCREEN = Limits(pixels=48_000_000, edge=65_535)
-
-
-def measure(text: str, size: int, style: Style) -> float:
-    """A typeface with every character six tenths of its size wide."""
-    assert style
-    return 0.6 * size * len(text)
-
-
-def grid(rows: int = 3, columns: int = 4, *, slots: int = 1, edge: int = 64) -> Grid:
-    return Grid(
-        title="assets",
-        facts=("model builtin:sprites", "12 pictures"),
-        x_name="guidance_scale",
-        y_name="subject",
-        columns=tuple(f"{n}.5" for n in range(columns)),
-        rows=tuple(f"subject {n}" for n in range(rows)),
-        slots=slots,
-        tile=(edge, edge),
-    )
 
 
 @given(st.integers(1, 12), st.integers(1, 12), st.integers(1, 6), st.integers(900, 3000))
