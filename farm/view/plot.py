@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 SUFFIXES: Final = (".png", ".svg", ".pdf")
 _FEW = 40
 """More different numbers than this on the x axis are points, not a line."""
+_TOLD = 20
+"""So many different numbers are told one by one below the x axis."""
 _MOST_WORDS = 60
 _MOST_HUES = 24
 _CONFIDENCE = 1.96
@@ -240,7 +242,7 @@ def _draw_lines(axes: Axes, series: Sequence[_Series], *, x: str, y: str) -> Non
         spread = np.array([_interval(values) for values in at])
         axes.plot(steps, means, marker="o", ms=5, lw=1.8, color=one.colour, label=one.label)
         axes.fill_between(steps, means - spread, means + spread, color=one.colour, alpha=0.15, lw=0)
-    if len(steps) <= _FEW // 2:
+    if len(steps) <= _TOLD:
         every = sorted({row[x] for one in series for row in one.rows})
         axes.set_xticks(every, [show(step) for step in every])
 
@@ -252,7 +254,7 @@ def _interval(values: Values) -> float:
 
 
 def _draw_counts(axes: Axes, series: Sequence[_Series], *, x: str, values: set[Any]) -> None:
-    if len(values) <= _FEW // 2:
+    if len(values) <= _TOLD:
         _draw_bars(axes, series, x=x, values=values)
         return
     axes.hist(
